@@ -1,0 +1,19 @@
+"""Figures that tests count (kills survived, flips refused ...) are printed in one table at the end."""
+import pytest
+
+FIGURES = pytest.StashKey[dict]()
+
+
+@pytest.fixture
+def tally(request):
+    "tally(what, n) adds to a figure of the closing table."
+    figures = request.config.stash.setdefault(FIGURES, {})
+    def add(what, n=1): figures[what] = figures.get(what, 0) + n
+    return add
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    figures = config.stash.get(FIGURES, {})
+    if not figures: return
+    terminalreporter.section('faults')
+    for what, n in figures.items(): terminalreporter.write_line(f'{what:60} {n:6,}')

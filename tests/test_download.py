@@ -1,0 +1,239 @@
+"""Downloads against a real local server that misbehaves on purpose.
+
+Small stand-ins for MNIST's four files are served, so neither MNIST nor a network is needed.
+"""
+import gzip, hashlib, json, os, socket, struct, subprocess, sys, threading, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from mnist_nb import data
+
+TRAIN, TEST = 60, 20  # images in the stand-ins
+
+
+def idx_gz(array):
+    "An array of bytes as a compressed IDX file."
+    header = bytes([0, 0, 8, array.ndim]) + struct.pack(f'>{array.ndim}I', *array.shape)
+    return gzip.compress(header + array.tobytes(), mtime=0)
+
+
+def stand_ins():
+    "File name -> content, with noise for images, which does not compress."
+    rng = np.random.default_rng(0)
+    names, files = iter(data.MNIST_FILES), {}
+    for n in (TRAIN, TEST):
+        files[next(names)] = idx_gz(rng.integers(0, 256, (n, 28, 28), np.uint8))
+        files[next(names)] = idx_gz((np.arange(n) % 10).astype(np.uint8))
+    return files
+
+
+FILES = stand_ins()
+SUMS = {name: hashlib.md5(content).hexdigest() for name, content in FILES.items()}
+
+
+class Handler(BaseHTTPRequestHandler):
+    "The first part of the path says how to behave: /cut/train-images-idx3-ubyte.gz"
+    protocol_version = 'HTTP/1.0'
+
+    def log_message(self, *args): pass
+
+    def do_GET(self):
+        mood, name = self.path.strip('/').split('/')
+        self.server.asked.append((mood, name))
+        content = FILES[name]
+        if mood in ('403', '404', '503'): return self.send_error(int(mood))
+        if mood == 'stall': return self.server.open_end.wait(5)
+        if mood == 'hangup': return self.connection.shutdown(socket.SHUT_RDWR)
+        if mood == 'html': content = b'<html><body>Welcome to our hotel. Please log in.</body></html>'
+        if mood == 'altered': content = content[:100] + bytes([content[100] ^ 1]) + content[101:]
+        if mood == 'empty': content = b''
+        self.send_response(200)
+        self.send_header('Content-Length', str(len(content)))
+        self.end_headers()
+        if mood == 'cut': content = content[:len(content) // 2]
+        pieces = 40 if mood == 'slow' else 1
+        step = max(1, -(-len(content) // pieces))
+        try:
+            for start in range(0, len(content), step):
+                self.wfile.write(content[start:start + step])
+                self.wfile.flush()
+                if mood == 'slow' and 'images' in name: time.sleep(0.02)
+        except ConnectionError: pass
+
+
+@pytest.fixture(scope='module')
+def server():
+    with ThreadingHTTPServer(('127.0.0.1', 0), Handler) as server:
+        server.daemon_threads, server.asked, server.open_end = True, [], threading.Event()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.open_end.set()
+        server.shutdown()
+
+
+@pytest.fixture
+def mirror(server, monkeypatch):
+    "A function: mood -> address of the mirror in this mood."
+    monkeypatch.setattr(data, 'MNIST_FILES', SUMS)
+    monkeypatch.setenv('no_proxy', '*')
+    server.asked.clear()
+    return lambda mood: f'http://127.0.0.1:{server.server_port}/{mood}/'
+
+
+def raw(folder): return folder / 'MNIST' / 'raw'
+
+
+def names_in(folder): return sorted(path.name for path in raw(folder).glob('*'))
+
+
+def fill(folder):
+    "Put the whole stand-ins where downloads go."
+    raw(folder).mkdir(parents=True)
+    for name, content in FILES.items(): (raw(folder) / name).write_bytes(content)
+
+
+def check_whole(folder):
+    "All four files there, as served, nothing beside them, and readable."
+    assert names_in(folder) == sorted(FILES)
+    for name, content in FILES.items(): assert (raw(folder) / name).read_bytes() == content
+    train, test = (data.load_mnist(split, folder, download=False) for split in ('train', 'test'))
+    assert (len(train), len(test), train.name) == (TRAIN, TEST, 'MNIST train')
+    assert (train.labels == np.arange(TRAIN) % 10).all()
+
+
+BAD_MOODS = {'403': 'Forbidden', '404': 'Not Found', '503': 'Service Unavailable', 'stall': 'timed out',
+             'hangup': 'closed connection|reset', 'cut': 'not the published file', 'html': 'not the published file',
+             'altered': 'not the published file', 'empty': 'not the published file'}
+
+
+def test_a_good_mirror_gives_all_four_files_once(mirror, server, tmp_path):
+    assert data.download_mnist(tmp_path, [mirror('good')]) == raw(tmp_path)
+    check_whole(tmp_path)
+    asked = len(server.asked)
+    data.download_mnist(tmp_path, [mirror('good')])
+    assert len(server.asked) == asked  # what is there and intact costs no network
+
+
+@pytest.mark.parametrize('mood', BAD_MOODS)
+def test_a_bad_mirror_is_named_leaves_nothing_and_a_retry_works(mirror, tmp_path, mood):
+    with pytest.raises(ConnectionError, match=BAD_MOODS[mood]) as told:
+        data.download_mnist(tmp_path, [mirror(mood)], timeout=0.2)
+    assert 'MNIST_NB_DATA' in str(told.value) and "data='sample'" in str(told.value)
+    assert '\n' not in str(told.value) and 'train-images-idx3-ubyte.gz' in str(told.value)
+    assert names_in(tmp_path) == []  # nothing under a final name, no scratch folder either
+    assert socket.getdefaulttimeout() is None
+    data.download_mnist(tmp_path, [mirror('good')])
+    check_whole(tmp_path)
+
+
+def test_mirror_after_mirror_until_one_is_good(mirror, server, tmp_path):
+    moods = ['403', '503', 'stall', 'cut', 'html', 'good']
+    data.download_mnist(tmp_path, ['http://127.0.0.1:9/', *map(mirror, moods)], timeout=0.1)
+    check_whole(tmp_path)
+    first = [mood for mood, name in server.asked if name.startswith('train-images')]
+    assert list(dict.fromkeys(first)) == moods
+
+
+def test_all_reasons_are_told_when_they_differ(mirror, tmp_path):
+    mirrors = [mirror('403'), mirror('html').replace('127.0.0.1', 'localhost')]
+    with pytest.raises(ConnectionError, match='127.0.0.1.*Forbidden.*localhost.*not the published file'):
+        data.download_mnist(tmp_path, mirrors)
+
+
+@pytest.mark.parametrize('damage', [lambda c: c[:len(c) // 2], lambda c: c[:-20] + b'?' + c[-19:], lambda c: b'',
+                                    lambda c: b'<html>log in</html>'], ids=['truncated', 'altered', 'empty', 'html'])
+def test_a_damaged_cached_file_is_refused_and_replaced(mirror, server, tmp_path, damage):
+    fill(tmp_path)
+    victim = raw(tmp_path) / 't10k-images-idx3-ubyte.gz'
+    victim.write_bytes(damage(FILES[victim.name]))
+    with pytest.raises(ValueError, match='t10k-images-idx3-ubyte.gz is damaged'):
+        data.load_mnist('test', tmp_path, download=False)
+    with pytest.raises(ConnectionError, match='no mirror gave t10k-images'):
+        data.download_mnist(tmp_path, [mirror('403')])
+    data.download_mnist(tmp_path, [mirror('good')])
+    check_whole(tmp_path)
+    assert {name for mood, name in server.asked} == {victim.name}  # the others were not fetched again
+
+
+def test_a_read_only_folder_with_whole_files_is_fine(mirror, server, tmp_path):
+    fill(tmp_path)
+    raw(tmp_path).chmod(0o555)
+    try:
+        data.download_mnist(tmp_path, [mirror('good')])
+        check_whole(tmp_path)
+    finally: raw(tmp_path).chmod(0o755)
+    assert server.asked == []
+
+
+def test_a_folder_that_takes_no_file(mirror, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs): raise PermissionError(13, 'Permission denied')
+    monkeypatch.setattr(data.tempfile, 'TemporaryDirectory', refuse)  # root may write anywhere, so chmod won't do
+    with pytest.raises(PermissionError, match='is missing and .* cannot take it: Permission denied.*MNIST_NB_DATA'):
+        data.download_mnist(tmp_path, [mirror('good')])
+    fill(tmp_path / 'b')
+    (raw(tmp_path / 'b') / 'train-labels-idx1-ubyte.gz').write_bytes(b'short')
+    with pytest.raises(ValueError, match='train-labels-idx1-ubyte.gz is damaged.*cannot be replaced'):
+        data.download_mnist(tmp_path / 'b', [mirror('good')])
+
+
+def test_a_full_disk_is_said_at_once(mirror, server, tmp_path, monkeypatch):
+    def full(*args, **kwargs): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr('torchvision.datasets.utils.download_url', full)
+    with pytest.raises(OSError, match='train-images-idx3-ubyte.gz is missing.*No space left on device'):
+        data.download_mnist(tmp_path, [mirror('good'), mirror('good')])
+    assert names_in(tmp_path) == []
+
+
+def test_auto_says_one_line_and_goes_on(mirror, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('MNIST_NB_DATA', str(tmp_path))
+    monkeypatch.setattr(data, 'MNIST_MIRRORS', (mirror('503'), mirror('503')))
+    train, test = data.load_data('auto')
+    assert (len(train), len(test)) == (1437, 360)
+    assert capsys.readouterr().out == ('MNIST is not at hand (no mirror gave train-images-idx3-ubyte.gz: HTTP Error 503: '
+                                       'Service Unavailable); going on with the embedded sample of 1,797 digits.\n')
+    with pytest.raises(ConnectionError, match='no mirror gave'): data.load_data('mnist')
+    monkeypatch.setattr(data, 'MNIST_MIRRORS', (mirror('good'),))
+    assert len(data.load_data('auto')[0]) == TRAIN
+    assert capsys.readouterr().out == ''
+
+
+CHILD = '''
+import json, sys
+from mnist_nb import data
+import torchvision.datasets.utils
+sums, mirror, folder = json.loads(sys.argv[1])
+data.MNIST_FILES.clear(); data.MNIST_FILES.update(sums)
+print('ready', flush=True); sys.stdin.readline()
+data.download_mnist(folder, [mirror])
+print('done', flush=True)
+'''
+
+
+def start_child(mirror, folder):
+    "A process of its own that downloads when it is given a line."
+    env = dict(os.environ, no_proxy='*', TQDM_DISABLE='1', OMP_NUM_THREADS='1')
+    return subprocess.Popen([sys.executable, '-c', CHILD, json.dumps([SUMS, mirror, str(folder)])], env=env, text=True,
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_two_processes_at_once_end_with_one_good_copy_and_a_kill_with_none(mirror, server, tmp_path):
+    both, killed = tmp_path / 'both', tmp_path / 'killed'
+    first, second, third = children = [start_child(mirror('slow'), folder) for folder in (both, both, killed)]
+    try:
+        for child in children: assert child.stdout.readline() == 'ready\n', child.stderr.read()
+        for child in children: child.stdin.write('go\n'); child.stdin.flush()
+        while third.poll() is None and not list(raw(killed).glob('*/train-images*')): time.sleep(0.01)
+        third.kill()  # in the middle of its first file
+        third.wait()
+        assert not (raw(killed) / 'train-images-idx3-ubyte.gz').exists()
+        for child in (first, second): assert child.communicate(timeout=120)[0] == 'done\n'
+        check_whole(both)
+        fetched = [name for mood, name in server.asked if name == 't10k-images-idx3-ubyte.gz']
+        assert len(fetched) >= 2  # torchvision asks twice a download: for redirects, then for the file
+    finally:
+        for child in children: child.kill(); child.wait()
+    data.download_mnist(killed, [mirror('good')])
+    assert set(FILES) <= set(names_in(killed))
+    assert all(data.is_intact(raw(killed) / name, md5) for name, md5 in SUMS.items())

@@ -1,0 +1,340 @@
+"""Nothing is lost: processes killed at any moment, files with flipped bits, disks that fail, hostile files.
+
+The short form runs by default; MNIST_NB_FAULTS=long kills and flips more.
+"""
+import errno
+import io
+import multiprocessing
+import os
+import pickle
+import random
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+
+from mnist_nb import checkpoints
+from mnist_nb.checkpoints import check_writable, digest, load_file, save_checkpoint, save_file
+from mnist_nb.classifier import MNISTClassifier
+from mnist_nb.data import load_sample, random_affine
+
+LONG = os.environ.get('MNIST_NB_FAULTS') == 'long'
+KILLS, FLIPS = (50, 200) if LONG else (10, 50)
+EPOCHS = 5
+SMALL = dict(num_filters=4, hidden_size=16, batch_size=16, learning_rate=0.005, epochs=EPOCHS, device='cpu')
+RECIPES = {  # what must survive a cut: every kind of scheduler, early stopping, augmentation, mixed precision
+    'constant': ({}, None),
+    'per epoch': (dict(augment=random_affine), ('StepLR', dict(step_size=2, gamma=0.5))),
+    'per batch': (dict(seed=1), ('OneCycleLR', dict(max_lr=0.01))),
+    'cyclic': ({}, ('CyclicLR', dict(base_lr=1e-4, max_lr=1e-2, step_size_up=7, cycle_momentum=False))),
+    'cosine': (dict(augment=random_affine), ('CosineAnnealingLR', {})),
+    'warm restarts': ({}, ('CosineAnnealingWarmRestarts', dict(T_0=2))),
+    'milestones': ({}, ('MultiStepLR', dict(milestones=[1, 3]))),
+    'chained': ({}, ('SequentialLR', dict(schedulers=[('LinearLR', {}), ('ExponentialLR', dict(gamma=0.7))], milestones=[2]))),
+    'plateau': (dict(learning_rate=0.02), ('ReduceLROnPlateau', dict(patience=0, factor=0.3))),
+    'early stopping': (dict(patience=2, min_delta=0.2, learning_rate=0.01), None),
+    'mixed precision': (dict(mixed_precision=torch.bfloat16), None),
+}
+
+
+def some_digits():
+    train, test = load_sample('train'), load_sample('test')
+    return train[:320], test[:80]
+
+
+def build(recipe):
+    torch.set_num_threads(1)
+    options, scheduler = RECIPES[recipe]
+    classifier = MNISTClassifier(**{**SMALL, **options, 'data': some_digits()})
+    if scheduler: classifier.set_scheduler(scheduler[0], **scheduler[1])
+    return classifier
+
+
+def fingerprint(classifier):
+    "Everything that must be equal at the end: weights, optimiser, scheduler, counters, history, random state."
+    state = dict(classifier.trainer.state_dict())
+    state['history'] = {key: value for key, value in state['history'].items() if key != 'seconds'}
+    return {key: digest(checkpoints.plain(value)) for key, value in state.items()} | {
+        'in the model': digest(checkpoints.plain(dict(classifier.model.state_dict())))}
+
+
+def train_whole(recipe, path, pipe):
+    "What a child process does: train with a checkpoint, going on if there is one, and report."
+    classifier = build(recipe)
+    pipe.send('ready')
+    start = time.perf_counter()
+    classifier.train(checkpoint=path)
+    pipe.send((fingerprint(classifier), time.perf_counter() - start))
+
+
+@pytest.fixture(scope='module')
+def processes():
+    "Children that have imported torch already, but never computed with it."
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['mnist_nb.classifier', __name__])
+    return context
+
+
+def child(processes, recipe, path):
+    here, there = processes.Pipe()
+    process = processes.Process(target=train_whole, args=(recipe, path, there))
+    process.start()
+    there.close()
+    assert here.recv() == 'ready'
+    return process, here
+
+
+def finish(process, pipe):
+    result = pipe.recv()
+    process.join()
+    assert process.exitcode == 0
+    return result
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_a_run_cut_at_any_epoch_goes_on_bit_for_bit(recipe, tmp_path, tally):
+    unbroken = build(recipe)
+    unbroken.train(checkpoint=tmp_path / 'unbroken')
+    wanted = fingerprint(unbroken)
+    for cut in range(1, len(unbroken.history)):
+        path = tmp_path / f'cut-{cut}'
+        first = build(recipe)
+        first.begin()
+        def stop(trainer): save_checkpoint(trainer, path, {'recipe': first.trainer_recipe}); raise ZeroDivisionError
+        with pytest.raises(ZeroDivisionError):
+            first.trainer.fit(EPOCHS, on_epoch=lambda trainer: len(trainer.history) == cut and stop(trainer))
+        random.seed(99); torch.manual_seed(99)  # the world goes on in between
+        second = build(recipe)
+        second.train(checkpoint=path)
+        assert fingerprint(second) == wanted
+        tally('runs cut at an epoch, resumed bit for bit')
+
+
+def test_killed_at_any_moment_and_resumed_bit_for_bit(processes, tmp_path, tally):
+    dice, wanted = random.Random(0), {}
+    for kill in range(KILLS):
+        recipe = list(RECIPES)[kill % len(RECIPES)]
+        if recipe not in wanted: wanted[recipe] = finish(*child(processes, recipe, tmp_path / f'whole {recipe}'))
+        fingerprints, seconds = wanted[recipe]
+        path = tmp_path / f'kill-{kill}'
+        process, pipe = child(processes, recipe, path)
+        process.join(dice.uniform(0, seconds))  # let it run for a while
+        process.kill()
+        process.join()
+        if path.exists():
+            done = len(load_file(path, 'checkpoint')['trainer']['history']['loss'])
+            tally('  of these with a checkpoint, always whole')
+            assert 1 <= done <= EPOCHS
+        assert finish(*child(processes, recipe, path))[0] == fingerprints, f'{recipe}, kill {kill}'
+        check_writable(path)
+        tally('kills survived, resumed bit for bit')
+
+
+def test_the_stop_button_keeps_what_there_is(tmp_path, capsys):
+    wanted = build('per epoch')
+    wanted.train()
+    stopped = build('per epoch')
+    stopped.begin()
+    def press(trainer): len(trainer.history) == 2 and os.kill(os.getpid(), signal.SIGINT)
+    stopped.trainer.fit(EPOCHS, on_epoch=press)
+    stopped.history = stopped.trainer.history
+    assert stopped.trainer.interrupted and len(stopped.history) == 2
+    assert 0 <= stopped.evaluate() <= 100
+    stopped.train()
+    assert fingerprint(stopped) == fingerprint(wanted)
+    assert 'Going on after epoch 2' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('signal_', [signal.SIGINT, signal.SIGKILL], ids=['stop', 'kill'])
+def test_the_command_goes_on_from_its_checkpoint(signal_, tmp_path):
+    "The command line, stopped after its first epoch's line, then started again with the same words."
+    path = tmp_path / 'run.checkpoint'
+    words = [sys.executable, '-u', '-m', 'mnist_nb', 'train', '--data', 'sample', '--epochs', '3', '--num-filters', '4',
+             '--hidden-size', '16', '--checkpoint', str(path), '--threads', '1', '--device', 'cpu']
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith('Epoch 1/3'): break
+    process.send_signal(signal_)
+    out, err = process.communicate()
+    assert 'Traceback' not in err
+    if signal_ == signal.SIGINT: assert process.returncode == 130 or 'Final Test Accuracy' in out
+    kept = len(load_file(path, 'checkpoint')['trainer']['history']['loss']) if path.exists() else 0
+    again = subprocess.run(words, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert 'Final Test Accuracy' in again.stdout
+    epochs = [line.split(':')[0] for line in again.stdout.splitlines() if line.startswith('Epoch ')]
+    assert epochs == [f'Epoch {n}/3' for n in range(kept + 1, 4)]
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp('file') / 'good.checkpoint'
+    classifier = build('per epoch')
+    classifier.epochs = 2
+    classifier.train(checkpoint=path)
+    return path
+
+
+def test_a_flipped_bit_is_refused_or_harmless(checkpoint, tmp_path, tally):
+    good, content = checkpoint.read_bytes(), digest(load_file(checkpoint, 'checkpoint'))
+    dice, path = random.Random(0), tmp_path / 'flipped'
+    for _ in range(FLIPS):
+        data, bit = bytearray(good), dice.randrange(8 * len(good))
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        try: read = load_file(path, 'checkpoint')
+        except (ValueError, FileNotFoundError) as error:
+            assert str(path) in str(error)
+            tally('flipped bits refused')
+        else:
+            assert digest(read) == content, f'bit {bit} changed the content unnoticed'
+            tally('flipped bits harmless (in padding)')
+
+
+class Hostile:
+    def __init__(self, mark): self.mark = str(mark)
+    def __reduce__(self): return os.mkdir, (self.mark,)
+
+
+def foreign_files(good, mark):
+    "File name -> (bytes, part of the message)."
+    def saved(value): buffer = io.BytesIO(); torch.save(value, buffer); return buffer.getvalue()
+    file = torch.load(io.BytesIO(good), weights_only=True)
+    return {
+        'empty': (b'', 'empty'), 'text': (b'not a checkpoint', 'not written by mnist_nb'),
+        'page': (b'<html>Sign in to the network</html>', 'not written by mnist_nb'),
+        'half': (good[:len(good) // 2], 'damaged'), 'tail lost': (good[:-1], 'damaged'),
+        'pickle': (pickle.dumps(Hostile(mark)), 'not written by mnist_nb'), 'hostile': (saved(Hostile(mark)), 'damaged'),
+        'hostile inside': (saved({**file, 'content': Hostile(mark)}), 'damaged'),
+        'hostile beside': (saved({**file, 'more': [Hostile(mark)]}), 'damaged'),
+        'state dict': (saved(file['content']['trainer']['model']), 'state dict'), 'number': (saved(3), 'not written by mnist_nb'),
+        'newer': (saved({**file, 'version': 2}), 'version 2'), 'older': (saved({**file, 'version': 0}), 'version 0'),
+        'other kind': (saved({**file, 'kind': 'weights'}), 'holds weights'),
+        'altered': (saved({**file, 'content': {**file['content'], 'config': {}}}), 'fingerprint'),
+        'hollow': (saved({**file, 'content': {}, 'sha256': digest({})}), 'config'),
+    }
+
+
+def test_foreign_and_hostile_files_are_refused_and_change_nothing(checkpoint, tmp_path, tally):
+    good, mark = checkpoint.read_bytes(), tmp_path / 'the code inside ran'
+    classifier = build('per epoch')
+    classifier.epochs = 2
+    classifier.train(checkpoint=tmp_path / 'mine')
+    before = fingerprint(classifier)
+    for name, (data, message) in foreign_files(good, mark).items():
+        path = tmp_path / name
+        path.write_bytes(data)
+        for load in (classifier.load_checkpoint, classifier.load_model):
+            with pytest.raises(ValueError) as caught: load(path)
+            assert str(path) in str(caught.value)
+            if load == classifier.load_checkpoint: assert message in str(caught.value), (name, str(caught.value))
+            tally('foreign or hostile files refused')
+        assert path.read_bytes() == data
+    assert not mark.exists()
+    assert fingerprint(classifier) == before
+    with pytest.raises(FileNotFoundError, match='no such checkpoint|does not exist'): classifier.load_checkpoint(tmp_path / 'no such checkpoint')
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(checkpoint):
+    other = MNISTClassifier(**{**SMALL, 'epochs': 2, 'num_filters': 8, 'data': some_digits()}, augment=random_affine)
+    other.set_scheduler('StepLR', step_size=2, gamma=0.5)
+    before = digest(checkpoints.plain(dict(other.model.state_dict())))
+    with pytest.raises(ValueError, match='num_filters=4.*num_filters=8'): other.load_checkpoint(checkpoint)
+    assert digest(checkpoints.plain(dict(other.model.state_dict()))) == before
+
+
+@pytest.mark.parametrize('code', [errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT])
+@pytest.mark.parametrize('call', ['fsync', 'replace'])
+def test_a_failing_disk_costs_no_more_than_the_last_epoch(call, code, tmp_path, monkeypatch, tally):
+    path = tmp_path / 'run.checkpoint'
+    classifier = build('constant')
+    real, n_calls = getattr(os, call), []
+    def failing(*args, **more):
+        if len(classifier.history) >= 2 or classifier.trainer and len(classifier.trainer.history) >= 3: raise OSError(code, os.strerror(code))
+        return real(*args, **more)
+    monkeypatch.setattr(os, call, failing)
+    with pytest.raises(OSError) as caught: classifier.train(checkpoint=path)
+    monkeypatch.undo()
+    assert caught.value.errno == code and str(path) in str(caught.value)
+    assert len(load_file(path, 'checkpoint')['trainer']['history']['loss']) == 2
+    assert [p.name for p in tmp_path.iterdir()] == [path.name], 'something half-written was left'
+    classifier = build('constant')
+    classifier.train(checkpoint=path)
+    assert len(classifier.history) == EPOCHS
+    tally('disk failures survived')
+
+
+def _write_without_space(path, pipe):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try: save_file({'weights': torch.zeros(10_000)}, path, 'weights')
+    except OSError as error: pipe.send(str(error))
+
+
+def test_a_disk_that_fills_up_while_writing_leaves_the_old_file(processes, tmp_path, tally):
+    path = tmp_path / 'weights.pt'
+    save_file({'weights': torch.ones(3)}, path, 'weights')
+    here, there = processes.Pipe()
+    process = processes.Process(target=_write_without_space, args=(path, there))
+    process.start()
+    assert str(path) in here.recv()
+    process.join()
+    assert load_file(path, 'weights')['weights'].tolist() == [1, 1, 1]
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    tally('disk failures survived')
+
+
+def _check_as_nobody(path, pipe):
+    os.setuid(65534)
+    try: check_writable(path)
+    except OSError as error: pipe.send((type(error).__name__, str(error)))
+
+
+@pytest.mark.skipif(os.name != 'posix' or os.geteuid() != 0, reason='needs root, to become a user without rights')
+def test_a_folder_without_rights_is_said_before_training(processes, tmp_path_factory):
+    import tempfile
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o555)
+        here, there = processes.Pipe()
+        process = processes.Process(target=_check_as_nobody, args=(os.path.join(folder, 'run.checkpoint'), there))
+        process.start()
+        kind, message = here.recv()
+        process.join()
+    assert kind == 'PermissionError' and 'run.checkpoint' in message
+
+
+@pytest.mark.parametrize('path, kind', [('missing/run.checkpoint', FileNotFoundError), ('.', IsADirectoryError)])
+def test_a_place_that_cannot_be_written_is_said_before_training(path, kind, tmp_path):
+    classifier = build('constant')
+    with pytest.raises(kind): classifier.train(checkpoint=tmp_path / path)
+    assert classifier.trainer is None, 'training had begun'
+
+
+def test_two_writers_at_once_leave_a_whole_file(tmp_path):
+    path, errors = tmp_path / 'shared.pt', []
+    def write(value):
+        try:
+            for _ in range(20): save_file({'value': torch.full((1000,), float(value))}, path, 'weights')
+        except Exception as error: errors.append(error)
+    writers = [threading.Thread(target=write, args=(value,)) for value in range(3)]
+    for writer in writers: writer.start()
+    for writer in writers: writer.join()
+    assert not errors
+    assert len(load_file(path, 'weights')['value'].unique()) == 1
+
+
+def test_a_loss_that_turns_nan_stops_with_the_last_good_state(tally):
+    classifier = build('constant')
+    classifier.begin()
+    def poison(trainer):
+        if len(trainer.history) == 2: trainer.optimizer.param_groups[0]['lr'] = float('inf')
+    with pytest.raises(FloatingPointError, match=r'epoch 3, step \d+'): classifier.trainer.fit(EPOCHS, on_epoch=poison)
+    assert len(classifier.trainer.history) == 2
+    assert digest(checkpoints.plain(dict(classifier.model.state_dict()))) == digest(classifier.trainer.state_dict()['best'])
+    assert all(value.isfinite().all() for value in classifier.model.state_dict().values())
+    tally('losses gone bad, stopped')

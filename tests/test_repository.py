@@ -1,0 +1,100 @@
+"""What holds the repository together: notebooks, package, README and links say the same."""
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb') if not any(part[0] in '._' for part in p.relative_to(ROOT).parts))
+ROOMS = ['data', 'handwriting', 'model', 'training', 'checkpoints', 'evaluation', 'analysis', 'interpretation',
+         'explore', 'draw', 'classifier', 'cli']
+MAY_IMPORT = {
+    'data': set(), 'handwriting': {'data'}, 'model': {'data'}, 'training': {'data', 'model'},
+    'checkpoints': {'training'}, 'evaluation': {'data'}, 'analysis': {'data', 'evaluation'},
+    'interpretation': {'data', 'evaluation'}, 'explore': {'data', 'evaluation', 'analysis', 'interpretation'},
+    'draw': {'data', 'handwriting', 'explore'},
+    'classifier': {'data', 'handwriting', 'model', 'training', 'checkpoints', 'evaluation', 'analysis'},
+    'cli': {'data', 'handwriting', 'evaluation', 'classifier', 'training', 'checkpoints'},
+}
+MODULES = sorted(p for p in (ROOT / 'mnist_nb').glob('*.py') if not p.name.startswith('_'))
+
+
+def run(*args): return subprocess.run([sys.executable, *map(str, args)], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize('script', ['render_readme.py', 'set_owner.py'])
+def test_nothing_is_stale(script):
+    done = run(f'tools/{script}', '--check')
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_package_is_what_the_notebooks_export(tmp_path):
+    from nbdev.export import nb_export
+    for path in NOTEBOOKS: nb_export(path, tmp_path)
+    made = {p.name: p.read_text() for p in tmp_path.glob('*.py')}
+    kept = {p.name: p.read_text() for p in MODULES}
+    assert set(made) == set(kept)
+    for name in made: assert made[name] == kept[name], f'{name} is not what its notebook exports: run nbdev_export'
+
+
+@pytest.mark.parametrize('path', MODULES, ids=lambda p: p.stem)
+def test_imports_run_one_way(path):
+    "Each room imports only from those that DESIGN allows, and nothing heavy at the top of a module."
+    tree = ast.parse(path.read_text())
+    froms = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+    inside = {n.module.split('.')[1] for n in froms if n.module and n.module.startswith('mnist_nb.')}
+    inside |= {n.module.split('.')[0] for n in froms if n.level and n.module}
+    assert inside <= MAY_IMPORT[path.stem], f'{path.stem} imports {inside - MAY_IMPORT[path.stem]}'
+    top = {a.name.split('.')[0] for n in tree.body if isinstance(n, ast.Import) for a in n.names}
+    top |= {n.module.split('.')[0] for n in tree.body if isinstance(n, ast.ImportFrom) and not n.level}
+    assert top <= {*sys.stdlib_module_names, 'numpy', 'torch', 'fastcore', 'mnist_nb'}, f'{path.stem} imports {top} at its top'
+    assert not any(a.name == '*' for n in froms for a in n.names), 'a star import'
+
+
+def test_a_name_lives_in_one_room():
+    homes = {}
+    for path in MODULES:
+        for node in ast.parse(path.read_text()).body:
+            patched = [d for d in getattr(node, 'decorator_list', []) if 'patch' in ast.unparse(d)]
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith('_') and not patched:
+                homes.setdefault(node.name, []).append(path.stem)
+    assert {n: h for n, h in homes.items() if len(h) > 1} == {}
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_are_clean(path):
+    "Outputs from one clean run: none of them an error, a warning, too large, or residue of a progress bar."
+    nbformat.validate(nb := nbformat.read(path, as_version=4))
+    assert path.stat().st_size < 500_000
+    for i, cell in enumerate(nb.cells):
+        if cell.cell_type != 'code': continue
+        assert cell.execution_count is None, f'cell {i} has an execution count: run nbdev_clean'
+        assert len(json.dumps(cell.outputs)) < 100_000, f'cell {i}: a large output'
+        for output in cell.outputs:
+            assert output.output_type != 'error', f'cell {i} ends in an error'
+            assert output.get('name') != 'stderr', f'cell {i} writes to stderr: {output.text[:200]}'
+        if any('image/png' in o.get('data', {}) for o in cell.outputs):
+            assert re.search(r'^#\|\s*(fig-alt|hide)', cell.source, re.M), f'cell {i}: a figure without alternative text'
+    assert all('state' in w for w in nb.metadata.get('widgets', {}).values()), 'GitHub would not show it'
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_links_between_notebooks_lead_somewhere(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        for target in re.findall(r'\]\(((?!https?://|#)[^)\s]+)\)', cell.source if cell.cell_type == 'markdown' else ''):
+            assert target.startswith('attachment:') or (path.parent / target.split('#')[0]).exists(), target
+
+
+def test_no_secret_of_a_machine():
+    "No path of somebody's machine is in what we commit."
+    listed = subprocess.run(['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    for name in listed:
+        path = ROOT / name
+        if path.suffix in {'.png', '.pt'} or not path.is_file() or path == Path(__file__).resolve(): continue
+        found = re.search(r'/(home|root|Users|work|opt)/\w+', path.read_text(encoding='utf-8'))
+        assert not found, f'{name}: {found[0]}'
