@@ -31,7 +31,7 @@ def confused_pairs(
     }, index=pd.Index([f'{names[a]}-{names[b]}' for a, b in zip(i, j)], name='pair'))
     return pairs[pairs.both > 0].sort_values('both', ascending=False, kind='stable').head(len(pairs) if n is None else n)
 
-# %% ../nbs/04_analysis.ipynb #3eecb901
+# %% ../nbs/04_analysis.ipynb #cfbd680e
 def class_errors(
     preds,            # the `Predictions` to score
     confidence=0.95,  # how often such intervals shall hold the true rate, between 0 and 1
@@ -47,8 +47,8 @@ def class_errors(
     table = pd.DataFrame({'support': support, 'errors': errors, 'error_rate': errors / np.maximum(support, 1),
                           'low': low, 'high': high}, index=pd.Index(names, name='class'))
     table.loc[support == 0, ['error_rate', 'low', 'high']] = np.nan
-    table['taken_for'] = [', '.join(f'{names[j]} ({row[j]})' for j in np.argsort(-row, kind='stable')[:n_taken_for] if row[j])
-                          for row in wrong]
+    ranked = np.argsort(-wrong, axis=1, kind='stable')[:, :n_taken_for]
+    table['taken_for'] = [', '.join(f'{names[j]} ({row[j]})' for j in order if row[j]) for row, order in zip(wrong, ranked)]
     return table
 
 # %% ../nbs/04_analysis.ipynb #59bb6553
@@ -119,7 +119,7 @@ def worst_of_class(
     order = top_losses(preds, len(preds))
     return {name: order[preds.labels[order] == i][:n] for i, name in enumerate(preds.data.class_names)}
 
-# %% ../nbs/04_analysis.ipynb #d61c33c4
+# %% ../nbs/04_analysis.ipynb #f8af0510
 def plot_worst_of_class(
     preds,    # the `Predictions` to show
     n=9,      # images of each class at most
@@ -135,7 +135,8 @@ def plot_worst_of_class(
             top, left = row * height, column * width
             sheet[top + 1:top + 29, left + 9:left + 37] = preds.data.images[i]
             if not preds.correct[i]:
-                ax.text(left + 6, top + 15, names[preds.predicted[i]], ha='center', va='center', fontsize=9, color='tab:orange')
+                ax.text(left + 6, top + 15, names[preds.predicted[i]], color='tab:orange', fontsize=9,
+                        ha='center', va='center')
     ax.imshow(sheet, cmap='gray', vmin=0, vmax=255)
     ax.set_yticks(height * (np.arange(len(names)) + 0.5), names)
     ax.set(xticks=[], xlabel='hardest first', ylabel='true class')
@@ -172,7 +173,7 @@ def plot_coverage(
     ax.legend()
     return ax
 
-# %% ../nbs/04_analysis.ipynb #8ba78c49
+# %% ../nbs/04_analysis.ipynb #73f0ecae
 def threshold_for(
     preds,     # the `Predictions` to choose on: validation images, not the test set
     accuracy,  # wanted share of right answers, above 0, up to 1
@@ -182,7 +183,8 @@ def threshold_for(
     table = coverage_table(preds)
     enough = table.threshold[table.accuracy >= accuracy]
     if enough.empty:
-        raise ValueError(f'no threshold reaches an accuracy of {accuracy:.2%} here, the best reaches {table.accuracy.max():.2%}')
+        raise ValueError(f'no threshold reaches an accuracy of {accuracy:.2%} here, '
+                         f'the best reaches {table.accuracy.max():.2%}')
     return float(enough.iloc[-1])
 
 # %% ../nbs/04_analysis.ipynb #8d57af7d
@@ -206,23 +208,27 @@ def cross_val_probs(
         probs[folds == fold] = Predictions(held_out, fit_predict(data[folds != fold], held_out)).probs
     return Predictions(data, probs)
 
-# %% ../nbs/04_analysis.ipynb #373b7921
+# %% ../nbs/04_analysis.ipynb #040f9f58
 def suspicious_labels(
     preds,          # out-of-sample `Predictions`, as from `cross_val_probs`
     n=None,         # how many rows at most; None: all
     engine='auto',  # who raises flags: 'cleanlab', 'plain', or 'auto' (cleanlab where it is installed and two classes occur)
-):                  # DataFrame, most suspicious first, by position in `preds`: label, suggested, their probabilities, flagged
+):                  # DataFrame by position in `preds`, most suspicious first: label, suggested, their probabilities, flagged
     "The given labels, ranked by how little the data believes them."
     import pandas as pd
     check_predictions(preds)
-    if engine not in ('auto', 'cleanlab', 'plain'): raise ValueError(f"engine must be 'auto', 'cleanlab' or 'plain', got {engine!r}")
+    if engine not in ('auto', 'cleanlab', 'plain'):
+        raise ValueError(f"engine must be 'auto', 'cleanlab' or 'plain', got {engine!r}")
     if engine == 'auto': engine = 'cleanlab' if find_spec('cleanlab') and len(set(preds.labels)) > 1 else 'plain'
     flagged = ~preds.correct
     if engine == 'cleanlab':
-        if not find_spec('cleanlab'): raise ModuleNotFoundError("engine='cleanlab' needs `pip install cleanlab`; engine='plain' needs nothing")
+        if not find_spec('cleanlab'):
+            raise ModuleNotFoundError("engine='cleanlab' needs `pip install cleanlab`; engine='plain' needs nothing")
         from cleanlab.filter import find_label_issues
         flagged = find_label_issues(preds.labels, preds.probs.astype(float), n_jobs=1)
     names = np.asarray(preds.data.class_names)
-    table = pd.DataFrame({'label': names[preds.labels], 'label_prob': np.exp(-preds.losses), 'suggested': names[preds.predicted],
-                          'suggested_prob': preds.confidence, 'flagged': flagged}).rename_axis('position')
-    return table.sort_values(['label_prob', 'suggested_prob'], ascending=[True, False], kind='stable').head(len(table) if n is None else n)
+    table = pd.DataFrame({'label': names[preds.labels], 'label_prob': np.exp(-preds.losses),
+                          'suggested': names[preds.predicted], 'suggested_prob': preds.confidence,
+                          'flagged': flagged}).rename_axis('position')
+    table = table.sort_values(['label_prob', 'suggested_prob'], ascending=[True, False], kind='stable')
+    return table.head(len(table) if n is None else n)

@@ -69,12 +69,12 @@ class Reading:
     steps: dict = field(default_factory=dict)  # what `prepare_steps` gave; empty where it failed
     probs: np.ndarray = None                   # probabilities of 0-9, float `(10,)`; None where there are none
 
-# %% ../nbs/05b_draw.ipynb #634f0a24
+# %% ../nbs/05b_draw.ipynb #45053f38
 def answer_text(
     probs,  # probabilities of 0-9, float `(10,)`
 ):          # one sentence
     "The answer in words, and the rival where there is one."
-    first, second = np.argsort(probs)[::-1][:2]
+    first, second = np.argsort(-np.asarray(probs), kind='stable')[:2]  # of equals the smaller digit, as argmax has it
     if probs[first] >= 0.9: return f'Reads as {first} ({probs[first]:.1%}).'
     return f'Not sure: {first} ({probs[first]:.1%}), or {second} ({probs[second]:.1%}).'
 
@@ -94,10 +94,10 @@ def read_pad(
     except ValueError as e: return Reading(f'✗ {e}', steps)
     except Exception as e: return Reading(f'✗ {type(e).__name__}: {e}', steps)
 
-# %% ../nbs/05b_draw.ipynb #131e213d
+# %% ../nbs/05b_draw.ipynb #73d53143
 def steps_html(
     steps,     # dict from the name of a step to its picture, grey levels 0-255
-    side=64,   # the longer side of each picture on the page, CSS pixels
+    side=56,   # the longer side of each picture on the page, CSS pixels
 ):             # HTML, the pictures in a row
     "The way from paper to model, step by step."
     figures = []
@@ -108,7 +108,7 @@ def steps_html(
         frame = '<span style="display:inline-block; line-height:0; box-shadow:0 0 0 1px rgba(128,128,128,.4)">'
         figures.append(f'<figure><div style="height:{side}px">{frame}{picture}</span></div>'
                        f'<figcaption>{number}. {html.escape(name)}<br>{rows}×{cols}</figcaption></figure>')
-    return f'<div class="mnb-card" style="margin-bottom:10px">{"".join(figures)}</div>'
+    return f'<div class="mnb-card" style="gap:8px 10px; margin-bottom:10px">{"".join(figures)}</div>'
 
 # %% ../nbs/05b_draw.ipynb #d255281f
 def reading_html(
@@ -231,7 +231,7 @@ def _no_canvas():
     class _Text(HTML): strokes, answer = List(), Unicode()
     return _Text('Upload a picture of a digit. To draw one here: <code>pip install "mnist_nb[draw]"</code>, then restart.')
 
-# %% ../nbs/05b_draw.ipynb #4764569f
+# %% ../nbs/05b_draw.ipynb #96229453
 class DrawPad:
     "Draw a digit, or upload one, and see after each stroke what the model makes of it. Needs a running kernel."
     def __init__(self,
@@ -240,7 +240,7 @@ class DrawPad:
     ):
         from ipywidgets import HTML, Button, FileUpload, Layout
         self.predict_probs = probs_function(model)
-        self.canvas, self.result = stroke_canvas(), HTML(layout=Layout(flex='1 1 340px', margin='6px 0 0 24px'))
+        self.canvas, self.result = stroke_canvas(), HTML(layout=Layout(flex='1 1 340px', margin='6px 0 0 16px'))
         self.undo_button = Button(description='Undo', tooltip='Take back the last stroke (Backspace)')
         self.clear_button = Button(description='Clear', tooltip='Begin anew (Delete)')
         self.upload = FileUpload(description='Upload a picture', accept='image/*', layout=Layout(width='auto'))

@@ -100,7 +100,7 @@ def check_predictions(
     if not len(preds): raise ValueError('the Predictions are empty, and no score is defined for no images')
     return preds
 
-# %% ../nbs/03_evaluation.ipynb #ee0b8640
+# %% ../nbs/03_evaluation.ipynb #81c4015d
 def predict(
     model,            # a network that gives logits or log-probabilities, `(batch, 10)`
     data,             # the images to ask about, `LabeledImages`, one or more
@@ -110,7 +110,8 @@ def predict(
     std=STD,          # what grey levels are divided by, 0-1, as in training
 ):                    # `Predictions` about `data`
     "Ask a model about every image; its mode and its weights stay as they were."
-    if not isinstance(model, torch.nn.Module): raise TypeError(f'model must be a torch.nn.Module, got {type(model).__name__}')
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f'model must be a torch.nn.Module, got {type(model).__name__}')
     home = next(model.parameters(), torch.empty(0)).device
     batches = Batches(data, batch_size, device=device or home, mean=mean, std=std)
     modes = [(module, module.training) for module in model.modules()]
@@ -173,7 +174,7 @@ def loss(self: Predictions):  # mean of `losses`, 0 and up
     "Mean negative log-probability of the true class."
     return float(check_predictions(self).losses.mean(dtype=np.float64))
 
-# %% ../nbs/03_evaluation.ipynb #b799aa47
+# %% ../nbs/03_evaluation.ipynb #768d273f
 def class_report(
     preds,  # the `Predictions` to score
 ):          # DataFrame, a row per class: precision, recall, f1 (0-1, NaN where undefined), support (images)
@@ -181,7 +182,8 @@ def class_report(
     import pandas as pd
     from sklearn.metrics import precision_recall_fscore_support
     names = check_predictions(preds).data.class_names
-    scores = precision_recall_fscore_support(preds.labels, preds.predicted, labels=range(len(names)), zero_division=np.nan)
+    scores = precision_recall_fscore_support(preds.labels, preds.predicted, labels=range(len(names)),
+                                             zero_division=np.nan)
     return pd.DataFrame(dict(zip(('precision', 'recall', 'f1', 'support'), scores)), index=pd.Index(names, name='class'))
 
 # %% ../nbs/03_evaluation.ipynb #9a56d0c8
@@ -197,7 +199,7 @@ def confusion_matrix(
     support = counts.sum(1, keepdims=True)
     return np.divide(counts, support, out=np.full(counts.shape, np.nan), where=support > 0)
 
-# %% ../nbs/03_evaluation.ipynb #c4d74e97
+# %% ../nbs/03_evaluation.ipynb #e3573b70
 def plot_confusion_matrix(
     preds,            # the `Predictions` to show
     normalize=False,  # True: percent of the true class in each cell; False: number of images
@@ -212,7 +214,8 @@ def plot_confusion_matrix(
     image = ax.imshow(np.where(counts > 0, shares, np.nan), norm=norm, cmap='Blues', aspect='auto')
     for i, j in np.argwhere(counts > 0):
         text = f'{100 * shares[i, j]:.1f}' if normalize else counts[i, j]
-        ax.text(j, i, text, ha='center', va='center', fontsize=8, color='white' if norm(shares[i, j]) > 0.7 else 'black')
+        ax.text(j, i, text, ha='center', va='center', fontsize=8,
+                color='white' if norm(shares[i, j]) > 0.7 else 'black')
     ax.set_xticks(range(len(names)), names)
     ax.set_yticks(range(len(names)), names)
     ax.set(xlabel='predicted', ylabel='true',
@@ -222,7 +225,7 @@ def plot_confusion_matrix(
     bar.ax.minorticks_off()
     return ax
 
-# %% ../nbs/03_evaluation.ipynb #19dfa624
+# %% ../nbs/03_evaluation.ipynb #ac92263a
 def calibration_table(
     preds,      # the `Predictions` to score
     n_bins=10,  # number of equally wide bins of confidence, 1 and up
@@ -230,16 +233,17 @@ def calibration_table(
     "Claimed and actual certainty of images with like confidence, side by side."
     import pandas as pd
     confidence = check_predictions(preds).confidence
-    if not isinstance(n_bins, int) or n_bins < 1: raise ValueError(f'n_bins must be a whole number, 1 or more, got {n_bins!r}')
+    if not isinstance(n_bins, int) or n_bins < 1:
+        raise ValueError(f'n_bins must be a whole number, 1 or more, got {n_bins!r}')
     edges = np.linspace(0, 1, n_bins + 1)
-    bins = pd.cut(confidence.clip(0, 1), edges, labels=False, include_lowest=True)  # bin k: edges[k] < confidence <= edges[k + 1]
+    bins = pd.cut(confidence.clip(0, 1), edges, labels=False, include_lowest=True)  # low < confidence <= high
     images = pd.DataFrame({'confidence': confidence.astype(float), 'accuracy': preds.correct.astype(float)})
     table = images.groupby(bins).mean().reindex(range(n_bins))
     table.insert(0, 'count', np.bincount(bins, minlength=n_bins))
     return table.assign(low=edges[:-1], high=edges[1:], gap=table.accuracy - table.confidence)[
         ['low', 'high', 'count', 'confidence', 'accuracy', 'gap']]
 
-# %% ../nbs/03_evaluation.ipynb #5d08995a
+# %% ../nbs/03_evaluation.ipynb #f3c503be
 def plot_reliability(
     preds,      # the `Predictions` to show
     n_bins=10,  # number of equally wide bins of confidence, 1 and up
@@ -261,7 +265,8 @@ def plot_reliability(
     ax.plot([0, 1], [0, 1], '--', color='0.4', label='calibrated')
     ax.errorbar(table.confidence, table.accuracy, yerr=[table.accuracy - low, high - table.accuracy],
                 fmt='o', capsize=3, color='tab:blue', label='measured, 95 % interval')
-    ax.set(xlim=(0, 1), ylim=(0, 1.2), yticks=np.linspace(0, 1, 6), xlabel='confidence', ylabel='accuracy', title=preds.data.name)
+    ax.set(xlim=(0, 1), ylim=(0, 1.2), yticks=np.linspace(0, 1, 6))
+    ax.set(xlabel='confidence', ylabel='accuracy', title=preds.data.name)
     ax.legend(loc='upper center', ncols=2, fontsize=9)
     return ax
 
@@ -285,7 +290,7 @@ class Comparison:
     difference: float  # accuracy of the second minus that of the first, -1 to 1
     p_value: float     # chance of so uneven a split, or a more uneven one, between equally good models, 0-1
 
-# %% ../nbs/03_evaluation.ipynb #6350a82d
+# %% ../nbs/03_evaluation.ipynb #cc6ea99a
 def compare_models(
     first,   # `Predictions` of one model
     second,  # `Predictions` of another about the same images in the same order
@@ -293,7 +298,8 @@ def compare_models(
     "McNemar's exact test: do two models differ by more than luck on the same images?"
     from scipy.stats import binomtest
     a, b = check_predictions(first), check_predictions(second)
-    if a.data is not b.data and not (np.array_equal(a.labels, b.labels) and np.array_equal(a.data.images, b.data.images)):
+    same = a.data is b.data or (np.array_equal(a.labels, b.labels) and np.array_equal(a.data.images, b.data.images))
+    if not same:
         raise ValueError(f'pairs need the same images in the same order, got {a.data!r} and {b.data!r}')
     only_first, only_second = int((a.correct & ~b.correct).sum()), int((~a.correct & b.correct).sum())
     in_dispute = only_first + only_second

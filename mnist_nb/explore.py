@@ -263,7 +263,7 @@ def tiles_css(
     places = (f'.{scope} .mnb-tile-{k}::before {{ background-position: {-56 * k}px 0 }}\n' for k in range(len(images)))
     return f'<style>{rules}{"".join(places)}</style>'
 
-# %% ../nbs/05_explore.ipynb #7bf2f793
+# %% ../nbs/05_explore.ipynb #c09593eb
 class _Tiles:
     "A grid of buttons with pictures on them; `on_choose` gets the position of the image that was pressed."
     def __init__(self, n, on_choose, scope, n_cols):
@@ -273,9 +273,16 @@ class _Tiles:
         self.buttons = [Button(**look) for _ in range(n)]
         for k, button in enumerate(self.buttons):
             for name in ('mnb-tile', f'mnb-tile-{k}'): button.add_class(name)
-            button.on_click(lambda _, k=k: on_choose(int(self.positions[k])))
+            button.on_click(lambda _, k=k: self.press(k, on_choose))
         self.style = HTML(layout=Layout(display='none'))
         self.grid = GridBox(layout=Layout(grid_template_columns=f'repeat({n_cols}, 66px)', grid_gap='2px', width=width))
+
+    def press(self,
+        k,          # which button
+        on_choose,  # called with the position of its image
+    ):
+        "Button `k` was pressed; perhaps before the reader could see that the page got shorter."
+        if k < len(self.positions): on_choose(int(self.positions[k]))
 
     def show(self,
         preds,                # the `Predictions` that are browsed
@@ -291,8 +298,8 @@ class _Tiles:
         shown = tuple(self.buttons[:len(page.positions)])
         if self.grid.children != shown: self.grid.children = shown
 
-# %% ../nbs/05_explore.ipynb #e264f098
-def _button(text, act, tooltip, width='110px'):
+# %% ../nbs/05_explore.ipynb #b1697b3f
+def _button(text, act, tooltip, width='104px'):
     "A button that does one thing."
     from ipywidgets import Button, Layout
     button = Button(description=text, tooltip=tooltip, layout=Layout(width=width))
@@ -302,10 +309,10 @@ def _button(text, act, tooltip, width='110px'):
 def _browser_controls(names):
     "The controls of a browser, by the name of the field that each sets."
     from ipywidgets import BoundedFloatText, BoundedIntText, Checkbox, Dropdown, Layout
-    wide, narrow = Layout(width='185px'), Layout(width='130px')
+    wide, narrow = Layout(width='185px'), Layout(width='124px')
     classes = [('any', -1), *((str(name), c) for c, name in enumerate(names))]
     make = lambda kind, text, layout=wide, **options: kind(
-        description=text, layout=layout, style={'description_width': '75px' if layout is wide else '40px'}, **options)
+        description=text, layout=layout, style={'description_width': '75px' if layout is wide else '36px'}, **options)
     return {
         'true': make(Dropdown, 'True', options=classes, value=-1),
         'predicted': make(Dropdown, 'Predicted', options=classes, value=-1),
@@ -362,7 +369,7 @@ class _Explorer:
         from IPython.display import display
         display(self.widget)
 
-# %% ../nbs/05_explore.ipynb #ca76ddc5
+# %% ../nbs/05_explore.ipynb #338866d0
 class PredictionBrowser(_Explorer):
     "Page through predictions: filter, sort, choose an image. Needs a running kernel."
     def __init__(self,
@@ -373,14 +380,14 @@ class PredictionBrowser(_Explorer):
         self.preds, self.state, self.drawing = check_predictions(preds), state, False
         find_page(preds, state)  # what is wrong with the state is said before anything is drawn
         self.controls, scope = _browser_controls(preds.data.class_names), f'mnb-{uuid.uuid4().hex[:8]}'
-        self.heading, self.card = HTML(), HTML()
+        self.heading, self.card = HTML(), HTML(layout=Layout(flex='1 1 380px', min_width='0'))
         self.tiles = _Tiles(state.per_page, lambda i: self.update(chosen=i), scope, n_cols=5)
         self._make_steps()
         for name, control in self.controls.items():
             control.observe(lambda event, name=name: self._heard(name, event.new), 'value')
         *filters, low, high, sort, reverse, page = self.controls.values()
         leaf = HBox([*self.steps.values(), page])
-        body = HBox([VBox([self.tiles.grid, leaf]), self.card], layout=Layout(flex_flow='row wrap'))
+        body = HBox([VBox([self.tiles.grid, leaf], layout=Layout(width='346px')), self.card], layout=Layout(flex_flow='row wrap'))
         style = HTML(f'<style>{_CSS}</style>', layout=Layout(display='none'))
         self.widget = VBox([style, self.tiles.style, HBox(filters), HBox([low, high, sort, reverse]), self.heading, body])
         self.widget.add_class(scope)

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch.optim import lr_scheduler
 
-# %% ../nbs/02_training.ipynb #acf68067
-@dataclass
+# %% ../nbs/02_training.ipynb #0e5a2fa5
+@dataclass(repr=False)
 class History:
     "What training measured: six lists, one entry per epoch in each."
     loss: list = field(default_factory=list)           # mean over the training images, dropout on
@@ -33,6 +33,10 @@ class History:
     seconds: list = field(default_factory=list)        # for training and validation
 
     def __len__(self): return len(self.loss)
+
+    def __repr__(self):
+        best = f', best: epoch {self.best_epoch} with {max(self.val_accuracy):.1%} validation accuracy' if len(self) else ''
+        return f'History of {len(self)} epochs{best}'
 
     @property
     def best_epoch(self):
@@ -390,12 +394,12 @@ def one_epoch(self: Trainer,
     self.state = self.snapshot()
     return True
 
-# %% ../nbs/02_training.ipynb #6fc3533f
+# %% ../nbs/02_training.ipynb #aaa0b720
 @contextmanager
 def stop_button():
     "Inside, a first stop signal sets `.pressed`; a second one raises KeyboardInterrupt."
     button = SimpleNamespace(pressed=False, presses=0)
-    def press(*_):
+    def press(*_):  # what Python calls on the signal
         button.pressed, button.presses = True, button.presses + 1
         if button.presses == 2: raise KeyboardInterrupt
     usual = signal.getsignal(signal.SIGINT)
@@ -530,7 +534,7 @@ def _warn_near_chance(self: Trainer):
                       f'not fit: try {self.learning_rate / 10:g}, or {self.learning_rate * 10:g} if the loss falls, '
                       f'but slowly', stacklevel=4)
 
-# %% ../nbs/02_training.ipynb #622db20d
+# %% ../nbs/02_training.ipynb #c0375304
 def plot_history(
     history,        # a History of one epoch or more
     ax=None,        # matplotlib Axes to draw on; None makes one
@@ -539,6 +543,7 @@ def plot_history(
     "Training and validation over the epochs, with the best epoch marked."
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
+    if not isinstance(history, History): raise TypeError(f'history must be a History, got {type(history).__name__}')
     if len(history) == 0: raise ValueError('the history is empty: train for an epoch first')
     if metric not in ('loss', 'accuracy'): raise ValueError(f"metric must be 'loss' or 'accuracy', got {metric!r}")
     scale, label = (1, 'loss (nats per image)') if metric == 'loss' else (100, 'accuracy (%)')
@@ -576,7 +581,7 @@ def load_state_dict(self: Trainer,
         self.state = before[0]
         raise ValueError(f'this state does not fit the trainer ({type(error).__name__}: {error})') from error
 
-# %% ../nbs/02_training.ipynb #362dd570
+# %% ../nbs/02_training.ipynb #3431fd25
 def _check_state(state, trainer):
     "Raise unless `state` can be continued by `trainer`."
     needed = {'epoch', 'planned', 'run', 'model', 'best', 'optimizer', 'scaler', 'scheduler', 'early_stopping',
@@ -584,7 +589,7 @@ def _check_state(state, trainer):
     missing = sorted(needed - state.keys()) if isinstance(state, dict) else 'everything'
     if missing: raise ValueError(f'this is not the state of a Trainer: it lacks {missing}')
     for weights in (state['model'], state['best']): check_weights(trainer.model, weights)
-    theirs, ours = state['run'], trainer.run()
+    theirs, ours = state['run'] if isinstance(state['run'], dict) else {}, trainer.run()
     other = [f'{key} was {theirs.get(key)!r}, here it is {ours[key]!r}' for key in ours if theirs.get(key) != ours[key]]
     if other:
         raise ValueError(f'this is the state of another run: {"; ".join(other)}. Use the same settings, or take '

@@ -21,6 +21,7 @@ ALT = re.compile(r'^#\|\s*fig-alt:\s*(.+)$', re.M)
 
 def for_reading(nb):
     "The notebook as the page shows it: no hidden cells, no directives, a source only where it is meant to be seen."
+    nb.metadata['language_info'] = {'name': 'python'}
     nb.cells = [c for c in nb.cells if c.cell_type == 'markdown' or not HIDDEN.search(c.source)]
     for cell in nb.cells:
         alt = ALT.search(cell.source)
@@ -43,7 +44,7 @@ def render():
         path = f'nbs/images/index-{number}.png'
         text = re.sub(rf'!\[[^\]]*\]\({re.escape(name)}\)', lambda _: f'![{alts[number]}]({path})', text)
         pictures[path] = data
-    return re.sub(r'\n{3,}', '\n\n', text).strip() + '\n', pictures
+    return re.sub(r'\n(\s*\n)+', '\n\n', text).strip() + '\n', pictures
 
 
 def main():
