@@ -88,7 +88,7 @@ def check_writable(
     size = 1 if model is None else 4 * sum(value.nbytes for value in model.state_dict().values()) + 2**16
     with temporary_beside(path, bytes(size)): pass
 
-# %% ../nbs/02b_checkpoints.ipynb #9a4b2630
+# %% ../nbs/02b_checkpoints.ipynb #a03d3f52
 def digest(
     content,  # nested dicts, lists and tuples of tensors, numbers and texts
 ):            # 64 hexadecimal digits
@@ -105,14 +105,14 @@ def digest(
         elif value is None or type(value) in (bool, int, float, str):
             text = repr(value).encode()
             sha.update(f'{kind} {len(text)}\n'.encode() + text)
-        else: raise TypeError(f'a file holds only tensors, numbers, texts, lists and dicts, got {kind} {value!r:.60}')
+        else: raise TypeError(f'only tensors, numbers, texts, lists and dicts can be saved, got {kind} {value!r:.60}')
     add(content)
     return sha.hexdigest()
 
 # %% ../nbs/02b_checkpoints.ipynb #ed98b600
 FORMAT, VERSION, KINDS = 'mnist_nb', 1, ('weights', 'checkpoint')
 
-# %% ../nbs/02b_checkpoints.ipynb #9393778f
+# %% ../nbs/02b_checkpoints.ipynb #de0cabbc
 def save_file(
     content,  # nested dicts, lists and tuples of tensors, numbers and texts
     path,     # file to write; an older one under this name is replaced
@@ -121,10 +121,11 @@ def save_file(
     "Write content with its format, version and fingerprint, all or nothing."
     if kind not in KINDS: raise ValueError(f'kind must be one of {KINDS}, got {kind!r}')
     content, buffer = plain(content), io.BytesIO()
-    torch.save({'format': FORMAT, 'kind': kind, 'version': VERSION, 'sha256': digest(content), 'content': content}, buffer)
+    torch.save({'format': FORMAT, 'kind': kind, 'version': VERSION,
+                'sha256': digest(content), 'content': content}, buffer)
     write_atomic(buffer.getbuffer(), path)
 
-# %% ../nbs/02b_checkpoints.ipynb #8411caf5
+# %% ../nbs/02b_checkpoints.ipynb #94c70412
 def _read_bytes(path):
     "All bytes of a file that may be ours."
     if not path.exists(): raise FileNotFoundError(f'{path} does not exist (looked for from {Path.cwd()})')
@@ -132,7 +133,8 @@ def _read_bytes(path):
     with open(path, 'rb') as file:
         start = file.read(4)
         if start != b'PK\x03\x04':
-            raise ValueError(f'{path} was not written by mnist_nb: it is {"empty" if not start else "no PyTorch file"}')
+            what = 'no PyTorch file' if start else 'empty'
+            raise ValueError(f'{path} was not written by mnist_nb: it is {what}')
         return start + file.read()
 
 # %% ../nbs/02b_checkpoints.ipynb #52398373
@@ -158,22 +160,26 @@ def _unpickle(data, path):
 # %% ../nbs/02b_checkpoints.ipynb #0acf17a6
 UPGRADES = {}  # version -> function that turns content of that version into content of the next
 
-# %% ../nbs/02b_checkpoints.ipynb #ad43364e
+# %% ../nbs/02b_checkpoints.ipynb #1683ffbd
 def _verified(file, path, kind):
     "The content of a file that was read, if it is what it says, brought to our version."
     needed = {'format', 'kind', 'version', 'sha256', 'content'}
-    if not isinstance(file, dict) or not needed <= file.keys() or file['format'] != FORMAT or file['kind'] not in KINDS:
-        raise ValueError(f'{path} was not written by mnist_nb. A plain state dict? Then '
-                         f'model.load_state_dict(torch.load(path, weights_only=True)), and save_weights(model, path)')
-    if file['kind'] != kind: raise ValueError(f'{path} holds {file["kind"]}, not {kind}: load_{file["kind"]} reads it')
+    known = isinstance(file, dict) and needed <= file.keys() and file['format'] == FORMAT and file['kind'] in KINDS
+    if not known:
+        raise ValueError(f'{path} was not written by mnist_nb. A plain state dict? Then load it with '
+                         f'torch.load(path, weights_only=True) into a model, and use save_weights(model, path)')
+    if file['kind'] != kind:
+        raise ValueError(f'{path} holds {file["kind"]}, not {kind}: load_{file["kind"]} reads it')
     version, content = file['version'], file['content']
     if type(version) is not int or version > VERSION:
-        raise ValueError(f'{path} has format version {version!r}, this mnist_nb knows up to {VERSION}: update mnist_nb')
+        raise ValueError(f'{path} has format version {version!r}, this mnist_nb knows up to {VERSION}: update it')
     try: intact = digest(content) == file['sha256']
     except Exception: intact = False
-    if not intact: raise ValueError(f'{path} is damaged: its content does not have its fingerprint; take an older copy')
+    if not intact:
+        raise ValueError(f'{path} is damaged: its content does not have its fingerprint; take an older copy')
     while version < VERSION:
-        if version not in UPGRADES: raise ValueError(f'{path} has format version {version}, which mnist_nb no longer reads')
+        if version not in UPGRADES:
+            raise ValueError(f'{path} has format version {version}, which mnist_nb no longer reads')
         version, content = version + 1, UPGRADES[version](content)
     return content
 

@@ -333,26 +333,26 @@ def save_model(self: MNISTClassifier,
     "Write the weights, with the recipe and the history that led to them."
     checkpoints.save_weights(self.model, path, {'recipe': self.recipe, 'history': asdict(self.history)}, dtype)
 
-# %% ../nbs/06_classifier.ipynb #8b716577
+# %% ../nbs/06_classifier.ipynb #0d8ab2fb
 @patch
 def load_model(self: MNISTClassifier,
     path,  # file that `save_model` wrote
 ):
     "Take weights from a file; if they don't fit, say why and change nothing."
-    recipe = checkpoints.load_config(path, 'weights').get('recipe', {})
+    recipe = checkpoints.load_file(path, 'weights')['config'].get('recipe', {})
     _check_same(recipe, self.recipe, _PREDICTING, path, 'give it these options, or use MNISTClassifier.from_file(path)')
     config = checkpoints.load_weights(self.model, path)
     self.trainer, self.history = None, History(**config.get('history', {}))
     self.start_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
 
-# %% ../nbs/06_classifier.ipynb #f2dbd3e2
+# %% ../nbs/06_classifier.ipynb #671ff7d7
 @patch(cls_method=True)
 def from_file(cls: MNISTClassifier,
     path,       # file that `save_model` wrote
     **options,  # options of `MNISTClassifier` that shall differ from those in the file, such as `device` or `data`
 ):              # an `MNISTClassifier` with the recipe and the weights of the file
     "The classifier that was saved."
-    recipe = checkpoints.load_config(path, 'weights').get('recipe')
+    recipe = checkpoints.load_file(path, 'weights')['config'].get('recipe')
     if recipe is None: raise ValueError(f'{path} has weights but no recipe: make the MNISTClassifier, then use its load_model')
     if recipe['network'] != 'MNISTNet' and 'model' not in options:
         raise ValueError(f"{path} has weights of a {recipe['network']}: give it as model={recipe['network']}(...)")
@@ -371,13 +371,13 @@ def save_checkpoint(self: MNISTClassifier,
     if self.trainer is None: self.begin()
     checkpoints.save_checkpoint(self.trainer, path, {'recipe': self.trainer_recipe})
 
-# %% ../nbs/06_classifier.ipynb #528573bc
+# %% ../nbs/06_classifier.ipynb #a4d3b666
 @patch
 def load_checkpoint(self: MNISTClassifier,
     path,  # file that `save_checkpoint` wrote
 ):
     "Take over a training from a file; if it is another one, say why and change nothing."
-    recipe = checkpoints.load_config(path, 'checkpoint').get('recipe', {})
+    recipe = checkpoints.load_file(path, 'checkpoint')['config'].get('recipe', {})
     _check_same(recipe, self.recipe, _LEARNING, path, 'give it these options, or begin anew (resume=False, --no-resume)')
     trainer = self.new_trainer()
     checkpoints.load_checkpoint(trainer, path)

@@ -35,7 +35,7 @@ def png_uri(
         file += struct.pack('>I', len(content)) + kind + content + struct.pack('>I', zlib.crc32(kind + content))
     return 'data:image/png;base64,' + base64.b64encode(file).decode()
 
-# %% ../nbs/05_explore.ipynb #b3ac8ea8
+# %% ../nbs/05_explore.ipynb #985bf044
 def image_html(
     image,    # what `png_uri` takes
     alt,      # what a reader who can't see it should know; text, escaped here
@@ -44,7 +44,7 @@ def image_html(
     "An `<img>` that carries its own pixels and says what it shows."
     height = round(width * len(image) / len(image[0]))
     return (f'<img src="{png_uri(image)}" alt="{html.escape(alt)}" width="{width}" height="{height}" '
-            f'style="image-rendering:pixelated;margin:0;max-width:none">')
+            f'style="display:inline-block;image-rendering:pixelated;margin:0;max-width:none">')
 
 # %% ../nbs/05_explore.ipynb #df870073
 def image_text(
@@ -72,7 +72,7 @@ def confidence_bars(
                     f'<td class="mnb-number">{prob:.1%}</td><td>{note}</td></tr>')
     return f'<table class="mnb-bars" aria-label="probability of each class">{"".join(rows)}</table>'
 
-# %% ../nbs/05_explore.ipynb #29d60f6e
+# %% ../nbs/05_explore.ipynb #c2f98bc9
 _CSS = """
 .mnb { --mnb-right: #2b83c6; --mnb-wrong: #e0721a; }
 .mnb, .mnb button { font: 13px/1.45 system-ui, -apple-system, "Segoe UI", sans-serif; color: inherit; }
@@ -85,7 +85,7 @@ _CSS = """
 .mnb-tiles figcaption { margin: 0; opacity: 1; } .mnb-tiles .mnb-chosen { border-color: currentColor; }
 .mnb-near { display: flex; flex-wrap: wrap; gap: 4px 6px; max-width: 150px; text-align: center; line-height: 1.2; }
 .mnb table.mnb-bars { border-collapse: collapse; margin: 0; width: auto; font-size: 12px; line-height: 1.3; }
-.mnb .mnb-bars :is(tr, td, th) { background: none; border: 0; padding: 1px 6px 1px 0; text-align: left; font-weight: 400; white-space: nowrap; }
+.mnb .mnb-bars :is(tr, td, th) { background: none !important; border: 0; padding: 1px 6px 1px 0; text-align: left; font-weight: 400; white-space: nowrap; }
 .mnb .mnb-bars .mnb-track { width: 100px; min-width: 100px; padding-right: 6px; }
 .mnb .mnb-bars .mnb-track div { height: 10px; min-width: 1px; border-radius: 2px; background: rgba(128,128,128,.6); }
 .mnb .mnb-bars .mnb-number { text-align: right; min-width: 44px; font-variant-numeric: tabular-nums; }
@@ -263,7 +263,7 @@ def tiles_css(
     places = (f'.{scope} .mnb-tile-{k}::before {{ background-position: {-56 * k}px 0 }}\n' for k in range(len(images)))
     return f'<style>{rules}{"".join(places)}</style>'
 
-# %% ../nbs/05_explore.ipynb #c09593eb
+# %% ../nbs/05_explore.ipynb #0116296d
 class _Tiles:
     "A grid of buttons with pictures on them; `on_choose` gets the position of the image that was pressed."
     def __init__(self, n, on_choose, scope, n_cols):
@@ -273,14 +273,11 @@ class _Tiles:
         self.buttons = [Button(**look) for _ in range(n)]
         for k, button in enumerate(self.buttons):
             for name in ('mnb-tile', f'mnb-tile-{k}'): button.add_class(name)
-            button.on_click(lambda _, k=k: self.press(k, on_choose))
+            button.on_click(lambda _, k=k: self._press(k, on_choose))
         self.style = HTML(layout=Layout(display='none'))
         self.grid = GridBox(layout=Layout(grid_template_columns=f'repeat({n_cols}, 66px)', grid_gap='2px', width=width))
 
-    def press(self,
-        k,          # which button
-        on_choose,  # called with the position of its image
-    ):
+    def _press(self, k, on_choose):
         "Button `k` was pressed; perhaps before the reader could see that the page got shorter."
         if k < len(self.positions): on_choose(int(self.positions[k]))
 
@@ -413,9 +410,10 @@ def _heard(self: PredictionBrowser, name, value):
     "A control has a new value: the reader's wish, unless we are setting it ourselves."
     if not self.drawing: self.update(**{name: _from_control(name, value)})
 
-# %% ../nbs/05_explore.ipynb #d48cdce3
+# %% ../nbs/05_explore.ipynb #16abbad3
 _TWIN_CSS = """
-.mnb-twin { max-width: 860px; margin: 4px 0 12px; }
+.mnb-twin { max-width: 800px; margin: 4px 0 12px; }
+.mnb-twin > .mnb-tiles { max-width: 700px; }
 .mnb-s { display: inline-block; width: calc(28px*var(--z)); height: calc(28px*var(--z)); image-rendering: pixelated; vertical-align: top;
   background: var(--sheet) calc(-28px*var(--z)*var(--x)) calc(-28px*var(--z)*var(--y)) / calc(28px*var(--z)*var(--n)) auto no-repeat; }
 .mnb-twin .mnb-split { display: flex; flex-wrap: wrap; gap: 12px 24px; align-items: flex-start; margin-bottom: 12px; }
@@ -539,10 +537,10 @@ def _twin(preds, groups, start, navigation, explained=(), saliency=None, neighbo
             f'<div class="mnb-card"></div></div></div><script>(() => {{ const root = document.getElementById("{name}"), d = {data};'
             f'{_TWIN_DRAW_JS}{_TWIN_ACT_JS}}})()</script>')
 
-# %% ../nbs/05_explore.ipynb #3a261147
+# %% ../nbs/05_explore.ipynb #0dd2501e
 def browser_twin(
     preds,  # the `Predictions` to show
-    n=24,   # images of each class at most, largest loss first
+    n=20,   # images of each class at most, largest loss first
 ):          # HTML that needs no kernel, server or network
     "A still browser: a button for each class, its hardest images, any of them in full."
     groups, buttons = {}, []
@@ -554,7 +552,7 @@ def browser_twin(
         buttons.append(f'<button type="button" data-group="{c}" aria-label="{html.escape(what)}">{html.escape(str(name))}</button>')
     return _twin(preds, groups, 'all', f'<div class="mnb-classes" role="group" aria-label="true class">{"".join(buttons)}</div>{_TILES}')
 
-# %% ../nbs/05_explore.ipynb #bbc95e0b
+# %% ../nbs/05_explore.ipynb #64eb76f7
 _TILES = ('<p class="mnb-title" role="status">The images appear here where the page may run its script.</p>'
           '<div class="mnb-tiles"></div>')
 
@@ -569,7 +567,7 @@ _MATRIX_CSS = """
 .SCOPE .mnb-cell.mnb-open { border: 2px solid currentColor; line-height: 22px; font-weight: 700; }
 .SCOPE .mnb-head { text-align: center; line-height: 24px; font-size: 12px; opacity: .8; }
 .SCOPE table.mnb-matrix { border-collapse: separate; border-spacing: 2px; margin: 0; width: auto; font-size: 12px; }
-.SCOPE .mnb-matrix :is(tr, td, th) { border: 0; background: none; padding: 0; width: 34px; height: 26px; text-align: center; font-weight: 400; }
+.SCOPE .mnb-matrix :is(tr, td, th) { border: 0; background: none !important; padding: 0; width: 34px; height: 26px; text-align: center; font-weight: 400; }
 .SCOPE .mnb-matrix caption { caption-side: top; padding: 0 0 4px; text-align: left; color: inherit; font-size: 12px; opacity: .8; }
 """
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-# %% ../nbs/01_model.ipynb #d8a4f7ac
+# %% ../nbs/01_model.ipynb #ea433896
 class MNISTNet(nn.Module):
     "Two convolutions and two linear layers that turn a 28x28 digit into ten log-probabilities."
     def __init__(
@@ -27,9 +27,8 @@ class MNISTNet(nn.Module):
         _check_options(num_filters, hidden_size, dropout1, dropout2, num_classes)
         self.conv1 = nn.Conv2d(1, num_filters, 3)
         self.conv2 = nn.Conv2d(num_filters, 2 * num_filters, 3)
-        self.relu = nn.ReLU()  # it has no numbers, so one serves all three places
-        self.pool, self.dropout1 = nn.MaxPool2d(2), nn.Dropout(dropout1)
-        self.flatten = nn.Flatten()
+        self.relu, self.pool = nn.ReLU(), nn.MaxPool2d(2)  # no numbers in them: one ReLU serves three places
+        self.dropout1, self.flatten = nn.Dropout(dropout1), nn.Flatten()
         self.fc1 = nn.Linear(2 * num_filters * 12 * 12, hidden_size)
         self.dropout2 = nn.Dropout(dropout2)
         self.fc2 = nn.Linear(hidden_size, num_classes)

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch.optim import lr_scheduler
 
-# %% ../nbs/02_training.ipynb #0e5a2fa5
+# %% ../nbs/02_training.ipynb #02714aa9
 @dataclass(repr=False)
 class History:
     "What training measured: six lists, one entry per epoch in each."
@@ -35,8 +35,9 @@ class History:
     def __len__(self): return len(self.loss)
 
     def __repr__(self):
-        best = f', best: epoch {self.best_epoch} with {max(self.val_accuracy):.1%} validation accuracy' if len(self) else ''
-        return f'History of {len(self)} epochs{best}'
+        if not len(self): return 'History of 0 epochs'
+        best = f'best: epoch {self.best_epoch} with {max(self.val_accuracy):.1%} validation accuracy'
+        return f'History of {len(self)} epochs, {best}'
 
     @property
     def best_epoch(self):
@@ -104,7 +105,7 @@ def _fill_in(name, options, epochs, steps_per_epoch, learning_rate):
     if {'epochs', 'steps_per_epoch'} & options.keys(): open_ones.pop('total_steps', None)
     return {key: value for key, value in open_ones.items() if key not in options}
 
-# %% ../nbs/02_training.ipynb #08f345fc
+# %% ../nbs/02_training.ipynb #32e061cb
 def make_scheduler(
     name,             # class in torch.optim.lr_scheduler, such as 'StepLR'
     optimizer,        # whose learning rate it will move
@@ -118,13 +119,14 @@ def make_scheduler(
     full = options | _fill_in(name, options, epochs, steps_per_epoch, optimizer.defaults['lr'])
     try:
         if isinstance(parts := options.get('schedulers'), (list, tuple)):
-            full['schedulers'] = [make_scheduler(part, optimizer, epochs, steps_per_epoch, **its) for part, its in parts]
+            run = optimizer, epochs, steps_per_epoch
+            full['schedulers'] = [make_scheduler(part, *run, **its) for part, its in parts]
         return getattr(lr_scheduler, name)(optimizer=optimizer, **full)
     except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise ValueError(f'scheduler {name} cannot work with the options {options or "(none)"}: {error}; '
                          f'see help(torch.optim.lr_scheduler.{name})') from error
 
-# %% ../nbs/02_training.ipynb #a8046516
+# %% ../nbs/02_training.ipynb #afeb2f13
 def pick_device(
     device='auto',  # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or a torch.device
 ):                  # torch.device to train on
@@ -136,8 +138,8 @@ def pick_device(
     try: device = torch.device(device)
     except RuntimeError as error: raise ValueError(f'unknown device {device!r}: {error}') from error
     if not has[device.type] or (device.index or 0) >= max(1, torch.cuda.device_count()):
-        raise ValueError(f"this machine has no device '{device}', only {', '.join(name for name in has if has[name])}; "
-                         f"device='auto' takes the fastest")
+        here = ', '.join(kind for kind in has if has[kind])
+        raise ValueError(f"this machine has no device '{device}', only {here}; device='auto' takes the fastest")
     return device
 
 # %% ../nbs/02_training.ipynb #42bf2ce9
@@ -147,10 +149,10 @@ def _cpu_multiplies_bf16():
     except OSError: return False  # not Linux: there is no sure way to tell
     return 'avx512_bf16' in flags or 'amx_bf16' in flags
 
-# %% ../nbs/02_training.ipynb #90ef9c0f
+# %% ../nbs/02_training.ipynb #09ab513b
 def autocast_dtype(
     device,                # torch.device to train on
-    mixed_precision=None,  # None: on CUDA only; True: where the hardware has it; False: never; a torch.dtype: that one
+    mixed_precision=None,  # None: on CUDA only; True: where the hardware has it; False: never; or a torch.dtype
 ):                         # torch.dtype for `torch.autocast`; float32 means off
     "The number format for the heavy layers."
     if isinstance(mixed_precision, torch.dtype):
@@ -196,7 +198,7 @@ def set_random_state(
     for i, cuda in enumerate(state.get('cuda', [])[:torch.cuda.device_count()]): torch.cuda.set_rng_state(cuda, i)
     if 'mps' in state and torch.backends.mps.is_available(): torch.mps.set_rng_state(state['mps'])
 
-# %% ../nbs/02_training.ipynb #f09b36a7
+# %% ../nbs/02_training.ipynb #59c55ff6
 def plain(
     value,  # nested dicts, lists and tuples of numbers, texts, arrays and tensors
 ):          # the same: tensors copied to the CPU, NumPy's numbers as Python's
@@ -209,13 +211,14 @@ def plain(
         return Counter(copy) if isinstance(value, Counter) else copy  # MultiStepLR counts its milestones
     if isinstance(value, (list, tuple)): return type(value)([plain(item) for item in value])
     if value is None or type(value) in (bool, int, float, str): return value
-    raise TypeError(f'a state holds only tensors, numbers, texts, lists and dicts, got {type(value).__name__} {value!r:.60}')
+    raise TypeError('a state holds only tensors, numbers, texts, lists and dicts, '
+                    f'got {type(value).__name__} {value!r:.60}')
 
-# %% ../nbs/02_training.ipynb #f3684400
+# %% ../nbs/02_training.ipynb #b26a277f
 class Trainer:
     "Trains a model; can be stopped at any moment, and resumed from the end of any epoch."
     def __init__(self,
-        model,                   # nn.Module: images `(b, 1, 28, 28)` -> logits or log-probabilities `(b, classes)`
+        model,                   # nn.Module: images `(b, 1, 28, 28)` -> logits or log-probabilities `(b, 10)`
         train,                   # Batches to learn from
         valid,                   # Batches to choose the best epoch by
         learning_rate=0.001,     # of Adam
@@ -236,13 +239,13 @@ class Trainer:
         self.history, self.interrupted, self.state = History(), False, None
         self._build(epochs=1)
 
-# %% ../nbs/02_training.ipynb #43c13020
+# %% ../nbs/02_training.ipynb #a6e7db47
 def _check_arguments(model, train, valid, learning_rate):
     "Raise where `Trainer` cannot work with its arguments."
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f'model must be a torch.nn.Module, got {type(model).__name__} (a class? then call it)')
     if not any(weight.requires_grad for weight in model.parameters()):
-        raise ValueError('the model has nothing to train: all its weights are frozen (requires_grad=False), or it has none')
+        raise ValueError('the model has nothing to train: no weights, or all frozen (requires_grad=False)')
     for name, batches in (('train', train), ('valid', valid)):
         if not hasattr(batches, 'batch_size') or not hasattr(batches, 'data'):
             raise TypeError(f'{name} must be Batches, got {type(batches).__name__}; Batches(data) makes them')
@@ -282,13 +285,14 @@ def train_step(self: Trainer,
     self.scaler.update()
     return loss.item(), (output.detach().argmax(1) == labels).sum()
 
-# %% ../nbs/02_training.ipynb #8ca71aa0
+# %% ../nbs/02_training.ipynb #c727dcf1
 def _check_output(output, labels, data):
     "Raise unless a model gave one score per class for each image."
     want = (len(labels), len(data.class_names))
     got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
     if got != want:
-        raise ValueError(f'the model must give {want[1]} scores for each of {want[0]} images, shape {want}; it gave {got}')
+        raise ValueError(f'the model must give {want[1]} scores for each of {want[0]} images, shape {want}; '
+                         f'it gave {got}')
 
 # %% ../nbs/02_training.ipynb #4a63e103
 @patch
@@ -306,15 +310,16 @@ def train_epoch(self: Trainer,
         if after_step(): return None
     return total_loss / seen, int(right) / seen
 
-# %% ../nbs/02_training.ipynb #10cd6ab0
+# %% ../nbs/02_training.ipynb #389a115c
 @patch
 def _refuse(self: Trainer, loss, where):
     "Stop a run whose loss is NaN or infinite."
     n = self.state['epoch'] if self.state else 0
     back = f'its best epoch, {self.history.best_epoch} of {n}' if n else 'its first weights'
     raise FloatingPointError(
-        f'the loss became {loss} in epoch {n + 1}, {where}. The model is back at {back}. Most often the learning '
-        f'rate is too high: try learning_rate={min(self.learning_rate / 10, 0.001):g}; else look for NaN in the images')
+        f'the loss became {loss} in epoch {n + 1}, {where}. The model is back at {back}. Most often the '
+        f'learning rate is too high: try learning_rate={min(self.learning_rate / 10, 0.001):g}; '
+        f'else look for NaN in the images')
 
 # %% ../nbs/02_training.ipynb #57c3ea4b
 @patch
@@ -357,7 +362,7 @@ def snapshot(self: Trainer): # dict of tensors, numbers and texts, nested
         'early_stopping': {'best': stopping.best, 'waited': stopping.waited},
         'history': plain(asdict(self.history)), 'random': random_state()}
 
-# %% ../nbs/02_training.ipynb #dd8e8b7c
+# %% ../nbs/02_training.ipynb #6e89e958
 @patch
 def restore(self: Trainer,
     epochs=1,  # length of the run, if it has not been settled yet
@@ -370,7 +375,8 @@ def restore(self: Trainer,
         self.optimizer.load_state_dict(state['optimizer'])
         self.scaler.load_state_dict(state['scaler'])
         if self.scheduler: self.scheduler.load_state_dict(state['scheduler'])
-    vars(self.early_stopping).update(state['early_stopping'])
+    stopping = state['early_stopping']
+    self.early_stopping.best, self.early_stopping.waited = stopping['best'], stopping['waited']
     self.history = History(**state['history'])
     set_random_state(state['random'])
 
@@ -394,7 +400,7 @@ def one_epoch(self: Trainer,
     self.state = self.snapshot()
     return True
 
-# %% ../nbs/02_training.ipynb #aaa0b720
+# %% ../nbs/02_training.ipynb #51f9b38c
 @contextmanager
 def stop_button():
     "Inside, a first stop signal sets `.pressed`; a second one raises KeyboardInterrupt."
@@ -403,13 +409,13 @@ def stop_button():
         button.pressed, button.presses = True, button.presses + 1
         if button.presses == 2: raise KeyboardInterrupt
     usual = signal.getsignal(signal.SIGINT)
-    ours = callable(usual) and threading.current_thread() is threading.main_thread()  # only there Python allows it
+    ours = callable(usual) and threading.current_thread() is threading.main_thread()  # Python allows no other
     if ours: signal.signal(signal.SIGINT, press)
     try: yield button
     finally:
         if ours: signal.signal(signal.SIGINT, usual)
 
-# %% ../nbs/02_training.ipynb #6b32d77a
+# %% ../nbs/02_training.ipynb #533cf41e
 @patch
 def _start(self: Trainer, epochs):
     "Get ready to train up to `epochs`, from the last epoch's end or from the beginning."
@@ -418,8 +424,8 @@ def _start(self: Trainer, epochs):
     self.restore(int(epochs))
     steps = getattr(self.scheduler, 'total_steps', None)  # OneCycleLR refuses any further one
     if (most := steps // len(self.train) if steps else self.planned or epochs) < epochs:
-        raise ValueError(f'this {self.scheduler_name} schedule was laid out for {most} epochs and cannot go on to {epochs}: '
-                         f'train up to {most}, or start anew with a schedule for {epochs}')
+        raise ValueError(f'this {self.scheduler_name} schedule was laid out for {most} epochs and cannot go on to '
+                         f'{epochs}: train up to {most}, or start anew with a schedule for {epochs}')
 
 # %% ../nbs/02_training.ipynb #65171f37
 @patch
@@ -473,12 +479,12 @@ def fit(self: Trainer,
     if verbose: self._say_why_it_ended(epochs)
     return self.history
 
-# %% ../nbs/02_training.ipynb #5fe3b127
+# %% ../nbs/02_training.ipynb #d9870c06
 @patch
 def _bar(self: Trainer, epochs, verbose):
     "A progress bar that counts steps."
     from tqdm.auto import tqdm
-    hidden = True if not verbose or os.environ.get('TQDM_DISABLE') else None  # None: hidden where output goes to a file
+    hidden = True if not verbose or os.environ.get('TQDM_DISABLE') else None  # None: tqdm decides
     return tqdm(total=epochs * len(self.train), initial=len(self.history) * len(self.train), desc='Training',
                 unit='batch', leave=False, disable=hidden)
 
@@ -487,7 +493,8 @@ def _say_why_it_ended(self: Trainer, epochs):
     "One line, if it was not simply the last epoch."
     n, best = len(self.history), self.history.best_epoch
     kept = f'The model has the best weights, of epoch {best}.' if n else 'The model has its first weights.'
-    if self.interrupted: print(f'Stopped; {n} of {epochs} epochs are kept. {kept} Train again to go on from there.')
+    if self.interrupted:
+        print(f'Stopped; {n} of {epochs} epochs are kept. {kept} Train again to go on from there.')
     elif n < epochs: print(f'Stopped early: no progress for {self.early_stopping.waited} epochs. {kept}')
 
 @contextmanager
@@ -495,7 +502,8 @@ def _cudnn_benchmark(device):
     "Let cuDNN find the quickest algorithms, unless the user asked for deterministic ones."
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark
-    if device.type == 'cuda': cudnn.benchmark = not cudnn.deterministic
+    if device.type == 'cuda':
+        cudnn.benchmark = not (cudnn.deterministic or torch.are_deterministic_algorithms_enabled())
     try: yield
     finally: cudnn.benchmark = before
 
@@ -522,19 +530,28 @@ def _memory_advice(self: Trainer):
     way_out = f'batch_size={size} fits' if fits else 'not even batch_size=1 fits, take a smaller model'
     return f'out of memory on {self.device} with batch_size={self.train.batch_size}: {way_out}'
 
-# %% ../nbs/02_training.ipynb #731c1d27
+# %% ../nbs/02_training.ipynb #fadad1d4
 @patch
 def _warn_near_chance(self: Trainer):
     "Warn if the model knows little more than which class is the commonest."
     labels, accuracy = self.valid.data.labels, self.history.val_accuracy[-1]
     guessing = np.bincount(labels).max() / len(labels)
     if accuracy < guessing + 0.1 * (1 - guessing):
-        warnings.warn(f'after {len(self.history)} epochs the validation accuracy is {accuracy:.1%}; always naming the '
-                      f'commonest class would give {guessing:.1%}. Probably learning_rate={self.learning_rate:g} does '
-                      f'not fit: try {self.learning_rate / 10:g}, or {self.learning_rate * 10:g} if the loss falls, '
-                      f'but slowly', stacklevel=4)
+        rate = self.learning_rate
+        warnings.warn(f'after {len(self.history)} epochs the validation accuracy is {accuracy:.1%}; always naming '
+                      f'the commonest class would give {guessing:.1%}. Probably learning_rate={rate:g} does not fit: '
+                      f'try {rate / 10:g}, or {rate * 10:g} if the loss falls, but slowly', stacklevel=4)
 
-# %% ../nbs/02_training.ipynb #c0375304
+# %% ../nbs/02_training.ipynb #fd3f7105
+def _check_plot(history, metric):
+    "Raise where `plot_history` has nothing to draw."
+    if not isinstance(history, History):
+        raise TypeError(f'history must be a History, got {type(history).__name__}')
+    if len(history) == 0: raise ValueError('the history is empty: train for an epoch first')
+    if metric not in ('loss', 'accuracy'):
+        raise ValueError(f"metric must be 'loss' or 'accuracy', got {metric!r}")
+
+# %% ../nbs/02_training.ipynb #c196ed96
 def plot_history(
     history,        # a History of one epoch or more
     ax=None,        # matplotlib Axes to draw on; None makes one
@@ -543,9 +560,7 @@ def plot_history(
     "Training and validation over the epochs, with the best epoch marked."
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
-    if not isinstance(history, History): raise TypeError(f'history must be a History, got {type(history).__name__}')
-    if len(history) == 0: raise ValueError('the history is empty: train for an epoch first')
-    if metric not in ('loss', 'accuracy'): raise ValueError(f"metric must be 'loss' or 'accuracy', got {metric!r}")
+    _check_plot(history, metric)
     scale, label = (1, 'loss (nats per image)') if metric == 'loss' else (100, 'accuracy (%)')
     epochs, best = range(1, len(history) + 1), history.best_epoch
     train, valid = (scale * np.array(getattr(history, name)) for name in (metric, f'val_{metric}'))
@@ -581,7 +596,7 @@ def load_state_dict(self: Trainer,
         self.state = before[0]
         raise ValueError(f'this state does not fit the trainer ({type(error).__name__}: {error})') from error
 
-# %% ../nbs/02_training.ipynb #3431fd25
+# %% ../nbs/02_training.ipynb #abc1db23
 def _check_state(state, trainer):
     "Raise unless `state` can be continued by `trainer`."
     needed = {'epoch', 'planned', 'run', 'model', 'best', 'optimizer', 'scaler', 'scheduler', 'early_stopping',
@@ -590,22 +605,26 @@ def _check_state(state, trainer):
     if missing: raise ValueError(f'this is not the state of a Trainer: it lacks {missing}')
     for weights in (state['model'], state['best']): check_weights(trainer.model, weights)
     theirs, ours = state['run'] if isinstance(state['run'], dict) else {}, trainer.run()
-    other = [f'{key} was {theirs.get(key)!r}, here it is {ours[key]!r}' for key in ours if theirs.get(key) != ours[key]]
+    other = [f'{key} was {theirs.get(key)!r}, here it is {value!r}'
+             for key, value in ours.items() if theirs.get(key) != value]
     if other:
         raise ValueError(f'this is the state of another run: {"; ".join(other)}. Use the same settings, or take '
                          f'only the weights')
 
-# %% ../nbs/02_training.ipynb #b2548cbf
+# %% ../nbs/02_training.ipynb #5fc0b234
 def check_weights(
     model,    # nn.Module that should take them
     weights,  # state dict
 ):
     "Raise unless these are weights for a model of this architecture."
-    if not isinstance(weights, dict): raise ValueError(f'weights must be a dict of tensors, got {type(weights).__name__}')
-    form = lambda value: (tuple(value.shape), value.is_floating_point()) if isinstance(value, torch.Tensor) else None
-    show = lambda form: f'has the shape {form[0]}{"" if form[1] else " of whole numbers"}' if form else 'is missing'
-    ours, theirs = ({name: form(value) for name, value in each.items()} for each in (model.state_dict(), weights))
-    for name in [*ours, *theirs]:
-        if ours.get(name) != theirs.get(name):
-            raise ValueError(f'the weights are of another architecture: {name} {show(theirs.get(name))} there and '
-                             f'{show(ours.get(name))} in this model. Build the model as it was when they were saved')
+    if not isinstance(weights, dict):
+        raise ValueError(f'weights must be a dict of tensors, got {type(weights).__name__}')
+    def form(value):  # what has to agree
+        if not isinstance(value, torch.Tensor): return 'is missing'
+        return f'has the shape {tuple(value.shape)}' + ('' if value.is_floating_point() else ' of whole numbers')
+    ours = model.state_dict()
+    for name in [*ours, *weights]:
+        here, there = form(ours.get(name)), form(weights.get(name))
+        if here != there:
+            raise ValueError(f'the weights are of another architecture: {name} {there} there and {here} in this '
+                             f'model. Build the model as it was when they were saved')

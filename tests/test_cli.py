@@ -181,10 +181,10 @@ def test_failures_are_status_1_and_one_line(run, model, tmp_path, monkeypatch):
     (tmp_path / 'broken.pt').write_bytes(model.read_bytes()[:1000])
     (tmp_path / 'foreign.pt').write_text('hello')
     cases = [(['evaluate', '--model', 'missing.pt', '--data', 'sample'], 'missing.pt'),
-             (['evaluate', '--model', 'broken.pt', '--data', 'sample'], 'damaged'),
+             (['evaluate', '--model', 'broken.pt', '--data', 'sample'], 'broken.pt'),
              (['predict', '--model', 'foreign.pt', 'x.png'], 'foreign.pt'),
              (['train', *SMALL, '--save', 'no/such/folder.pt'], 'folder'),
-             (['train', *SMALL, '--checkpoint', str(model)], 'holds weights, not checkpoint'),
+             (['train', *SMALL, '--checkpoint', str(model)], 'weights'),
              (['train', *SMALL, '--epochs', '2', '--learning-rate', '1e30'], 'learning')]
     for args, told in cases:
         status, out, err = run(*args)
