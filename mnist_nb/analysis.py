@@ -119,7 +119,7 @@ def worst_of_class(
     order = top_losses(preds, len(preds))
     return {name: order[preds.labels[order] == i][:n] for i, name in enumerate(preds.data.class_names)}
 
-# %% ../nbs/04_analysis.ipynb #f8af0510
+# %% ../nbs/04_analysis.ipynb #d545c84f
 def plot_worst_of_class(
     preds,    # the `Predictions` to show
     n=9,      # images of each class at most
@@ -127,7 +127,7 @@ def plot_worst_of_class(
 ):            # the Axes
     "A row per true class, hardest image first; in orange beside it the wrong answer."
     import matplotlib.pyplot as plt
-    names, height, width = preds.data.class_names, 30, 38  # of a tile: the image, and to its left room for a tag
+    names, height, width = check_predictions(preds).data.class_names, 30, 38  # of a tile: the image, and to its left room for a tag
     if ax is None: _, ax = plt.subplots(figsize=(7, 4), layout='constrained')
     sheet = np.zeros((len(names) * height, n * width), np.uint8)
     for row, positions in enumerate(worst_of_class(preds, n).values()):

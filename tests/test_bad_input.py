@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 matplotlib.use('agg')
 import matplotlib.pyplot as plt
 
-from mnist_nb import checkpoints, classifier, data, evaluation, handwriting, model, training
+from mnist_nb import analysis, checkpoints, classifier, data, evaluation, explore, handwriting, interpretation, model, training
 from mnist_nb.data import Batches, LabeledImages, load_sample
 
 CLEAR = (TypeError, ValueError, OSError, MemoryError)
@@ -86,6 +86,21 @@ CALLS = {
     'evaluation.plot_confusion_matrix': evaluation.plot_confusion_matrix, 'evaluation.plot_reliability': evaluation.plot_reliability,
     'evaluation.calibration_table': evaluation.calibration_table, 'evaluation.expected_calibration_error': evaluation.expected_calibration_error,
     'evaluation.compare_models': lambda x: evaluation.compare_models(PREDS, x),
+    'evaluation.check_probs': lambda x: evaluation.check_probs(SAMPLE, x), 'evaluation.check_predictions': evaluation.check_predictions,
+    **{f'analysis.{name}': getattr(analysis, name) for name in (
+        'confused_pairs', 'class_errors', 'plot_class_errors', 'plot_predictions', 'top_losses', 'confident_mistakes', 'unsure_hits',
+        'worst_of_class', 'plot_worst_of_class', 'coverage_table', 'plot_coverage', 'suspicious_labels')},
+    'analysis.threshold_for': lambda x: analysis.threshold_for(x, 0.05), 'analysis.threshold_for(accuracy)': lambda x: analysis.threshold_for(PREDS, x),
+    'analysis.cross_val_probs': lambda x: analysis.cross_val_probs(x, lambda train, held_out: PROBS[:len(held_out)], 2),
+    'interpretation.saliency': lambda x: interpretation.saliency(NET, x), 'interpretation.occlusion': lambda x: interpretation.occlusion(NET, x),
+    'interpretation.features': lambda x: interpretation.features(NET, x), 'interpretation.corrupt': lambda x: interpretation.corrupt(x, 'noise', 0.1),
+    'interpretation.corrupt(kind)': lambda x: interpretation.corrupt(SAMPLE.images, x, 1),
+    'interpretation.corrupt(amount)': lambda x: interpretation.corrupt(SAMPLE.images, 'rotation', x),
+    'interpretation.robustness_curve': lambda x: interpretation.robustness_curve(NET, x, 'shift', [0]),
+    'explore.PredictionBrowser': explore.PredictionBrowser, 'explore.ErrorExplorer': explore.ErrorExplorer,
+    'explore.browser_twin': explore.browser_twin, 'explore.error_twin': explore.error_twin, 'explore.read_marks': explore.read_marks,
+    'checkpoints.load_config': lambda x: checkpoints.load_config(x, 'weights'),
+    'classifier.image_batch': classifier.image_batch,
     **{'classifier.' + name: call for name, call in options_of(classifier.MNISTClassifier).items()
        if name not in ('MNISTClassifier(hidden_size=)', 'MNISTClassifier(num_filters=)')},
     'classifier.predict': lambda x: READY.predict(x), 'classifier.predict_batch': lambda x: READY.predict_batch(x),
@@ -107,3 +122,21 @@ def test_anything_in_the_hole_works_or_is_refused_clearly(name, tally):
         except CLEAR as error: assert str(error).strip(), f'{name} raised {type(error).__name__} without a word on {value!r}'
         finally: plt.close('all')
     check()
+
+
+ROOMS = [analysis, checkpoints, classifier, data, evaluation, handwriting, interpretation, model, training]
+WATCHED = {'images', 'image', 'labels', 'path', 'source', 'data', 'preds', 'probs', 'history'}
+PARTS = {  # steps of a function above, which are given what it has checked; and writers of files (tests/test_faults.py)
+    'data.affine', 'handwriting.otsu_threshold', 'interpretation.plot_heatmap', 'interpretation.plot_embedding', 'interpretation.widen_strokes',
+    'checkpoints.temporary_beside', 'checkpoints.write_atomic', 'checkpoints.check_writable', 'checkpoints.save_file',
+    'checkpoints.save_weights', 'checkpoints.save_checkpoint', 'checkpoints.load_checkpoint',
+}
+
+
+def test_no_function_is_forgotten():
+    tried = {name.split('(')[0] for name in CALLS} | PARTS
+    for room in ROOMS:
+        for name in room.__all__:
+            function = getattr(room, name)
+            if callable(function) and WATCHED & set(inspect.signature(function).parameters):
+                assert f"{room.__name__.split('.')[1]}.{name}" in tried, f'{name} takes images, labels or paths and is not in CALLS'
