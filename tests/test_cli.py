@@ -215,8 +215,10 @@ def test_checkpoint_goes_on_and_refuses_another_recipe(run):
 def test_ctrl_c_keeps_the_checkpoint(run, tmp_path):
     "A real process, a real signal: status 130, no traceback, and the same command goes on."
     train = ['train', *SMALL, '--checkpoint', 'run.pt', '--save', 'digits.pt', '--threads', '1']
-    process = subprocess.Popen([sys.executable, '-u', '-m', 'mnist_nb', *train, '--epochs', '500'], text=True,
-                               cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background ignores Ctrl-C, and its children too
+    process = subprocess.Popen([sys.executable, '-u', '-m', 'mnist_nb', *train, '--epochs', '500'], text=True, preexec_fn=listen,
+                               cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(ROOT)},
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     guard = threading.Timer(80, process.kill)
     guard.start()
     for line in process.stdout:
