@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['VERDICTS', 'png_uri', 'image_html', 'image_text', 'confidence_bars', 'styled', 'card_html', 'BrowserState',
            'find_images', 'Page', 'find_page', 'change', 'heading_html', 'browser_html', 'sprite_sheet', 'tiles_css',
-           'PredictionBrowser', 'browser_twin', 'write_whole', 'save_static', 'fingerprint', 'Marks', 'read_marks',
-           'marks_html', 'heatmap_image', 'error_html', 'class_html', 'worst_cell', 'ErrorExplorer', 'error_twin']
+           'PredictionBrowser', 'browser_twin', 'save_static', 'fingerprint', 'Marks', 'read_marks', 'marks_html',
+           'heatmap_image', 'error_html', 'class_html', 'worst_cell', 'ErrorExplorer', 'error_twin']
 
-# %% ../nbs/05_explore.ipynb #447ead22
-import base64, hashlib, html, json, os, struct, tempfile, uuid, zlib
+# %% ../nbs/05_explore.ipynb #55eb9641
+import base64, hashlib, html, json, struct, uuid, zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from .analysis import class_errors
+from .checkpoints import write_atomic
 from .evaluation import check_predictions, confusion_matrix
 
 # %% ../nbs/05_explore.ipynb #9b5bfeab
@@ -571,36 +572,18 @@ _MATRIX_CSS = """
 .SCOPE .mnb-matrix caption { caption-side: top; padding: 0 0 4px; text-align: left; color: inherit; font-size: 12px; opacity: .8; }
 """
 
-# %% ../nbs/05_explore.ipynb #ad4edb14
-def write_whole(
-    text,  # what the file should hold
-    path,  # the file, in a folder that exists
-):         # the path, a `Path`
-    "Write a text file so that a reader finds the old one or the new one, never a part."
-    path = Path(path)
-    file = tempfile.NamedTemporaryFile('w', dir=path.parent, prefix=f'.{path.name}.', delete=False, encoding='utf-8', newline='\n')
-    try:
-        with file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
-    except BaseException:
-        Path(file.name).unlink(missing_ok=True)
-        raise
-    return path
-
-# %% ../nbs/05_explore.ipynb #c1302ec3
+# %% ../nbs/05_explore.ipynb #a443fd0c
 def save_static(
     twin,              # HTML of `browser_twin` or `error_twin`
     path,              # the file, in a folder that exists
     title='mnist_nb',  # of the page
 ):                     # the path, a `Path`
     "Make a twin a page of its own that opens from disk."
-    return write_whole(f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
-                       f'<meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title></head>'
-                       f'<body>{twin}</body></html>\n', path)
+    page = (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
+            f'<meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title></head>'
+            f'<body>{twin}</body></html>\n')
+    write_atomic(page.encode(), path)
+    return Path(path)
 
 # %% ../nbs/05_explore.ipynb #bbebf4ed
 VERDICTS = 'label wrong', 'model wrong', 'ambiguous'
@@ -673,7 +656,7 @@ def edit(self: Marks,
     self.save()
     self.unsaved = []
 
-# %% ../nbs/05_explore.ipynb #a9cb34c2
+# %% ../nbs/05_explore.ipynb #84f9b19f
 @patch
 def save(self: Marks,
     path=None,  # the file; None: the one that the marks live in
@@ -681,7 +664,8 @@ def save(self: Marks,
     "Write the marks to a file."
     path = path or self.path
     if path is None: raise ValueError('these marks live in memory only: name a file, save("marks.json")')
-    return write_whole(self.to_json(), path)
+    write_atomic(self.to_json().encode(), path)
+    return Path(path)
 
 # %% ../nbs/05_explore.ipynb #48303f78
 @patch

@@ -1,4 +1,6 @@
 """Figures that tests count (kills survived, flips refused ...) are printed in one table at the end."""
+import signal
+
 import pytest
 
 FIGURES = pytest.StashKey[dict]()
@@ -10,6 +12,14 @@ def tally(request):
     figures = request.config.stash.setdefault(FIGURES, {})
     def add(what, n=1): figures[what] = figures.get(what, 0) + n
     return add
+
+
+@pytest.fixture(autouse=True)
+def stop_signal_is_heard():
+    "A process started in the background ignores SIGINT; tests of the stop button must not."
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -4,6 +4,7 @@ What a still page does in a browser is in `test_browser_static.py`."""
 import base64
 import html
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -266,7 +267,7 @@ def test_what_a_file_says_no_to_is_shown_and_nothing_is_lost(preds, tmp_path):
     explorer.judge['ambiguous'].click()
     (tmp_path / 'foreign.json').write_text('{"mine": 1}')
     for button, name, says in ((explorer.load, 'foreign.json', 'holds no marks'), (explorer.load, 'none.json', 'is not there'),
-                               (explorer.save, 'no/such/folder.json', 'No such file'), (explorer.load, '<b>.json', '&lt;b&gt;.json')):
+                               (explorer.save, 'no/such/folder.json', 'does not exist, make it first'), (explorer.load, '<b>.json', '&lt;b&gt;.json')):
         explorer.file.value = str(tmp_path / name)
         button.click()
         assert 'role="alert"' in explorer.message.value and says in explorer.message.value and len(explorer.marks) == 1
@@ -279,10 +280,10 @@ def test_a_mark_that_could_not_be_written_is_made_up_for(preds, tmp_path, monkey
     explorer = ErrorExplorer(preds, marks=tmp_path / 'marks.json')
     explorer.judge['ambiguous'].click()
     with monkeypatch.context() as full:
-        full.setattr(explore.os, 'replace', lambda *paths: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
+        full.setattr(os, 'replace', lambda *paths: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
         explorer.tiles.buttons[1].click()
         explorer.judge['label wrong'].click()
-        assert 'No space left' in explorer.message.value and 'not saved yet' in explorer.total.value
+        assert 'the disk is full' in explorer.message.value and 'not saved yet' in explorer.total.value
     assert len(read_marks(tmp_path / 'marks.json')) == 1 and [p.name for p in tmp_path.iterdir()] == ['marks.json']
     explorer.tiles.buttons[2].click()
     explorer.judge['model wrong'].click()

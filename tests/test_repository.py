@@ -17,7 +17,7 @@ ROOMS = ['data', 'handwriting', 'model', 'training', 'checkpoints', 'evaluation'
 MAY_IMPORT = {
     'data': set(), 'handwriting': {'data'}, 'model': {'data'}, 'training': {'data', 'model'},
     'checkpoints': {'training'}, 'evaluation': {'data'}, 'analysis': {'data', 'evaluation'},
-    'interpretation': {'data', 'evaluation'}, 'explore': {'data', 'evaluation', 'analysis', 'interpretation'},
+    'interpretation': {'data', 'evaluation'}, 'explore': {'data', 'evaluation', 'analysis', 'checkpoints'},
     'draw': {'data', 'handwriting', 'explore'},
     'classifier': {'data', 'handwriting', 'model', 'training', 'checkpoints', 'evaluation', 'analysis'},
     'cli': {'data', 'handwriting', 'evaluation', 'classifier', 'training', 'checkpoints'},
