@@ -8,6 +8,7 @@ config = ConfigParser(delimiters=['='])
 config.read(here / 'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
 extras = {name: cfg[f'{name}_requirements'].split() for name in ('draw', 'test', 'browser')}
+extras['test'] += extras['draw']  # the pad is tested, too
 extras['dev'] = sorted({requirement for group in extras.values() for requirement in group} | {'jupyterlab>=4'})
 
 setup(
