@@ -203,15 +203,16 @@ def splits(self: MNISTClassifier):  # dict of `LabeledImages`: 'train', 'valid',
         self.parts = {'train': train, 'valid': valid, 'test': test}
     return self.parts
 
-# %% ../nbs/06_classifier.ipynb #53fdca32
+# %% ../nbs/06_classifier.ipynb #5a10feba
 @patch
 def set_scheduler(self: MNISTClassifier,
     name,       # a class of `torch.optim.lr_scheduler` such as 'StepLR'; None: constant learning rate
     **options,  # its options, such as step_size=5, gamma=0.5
 ):              # nothing; raises at once where the scheduler can't be made
     "Let the learning rate change during training."
-    trial = torch.optim.Adam([nn.Parameter(torch.zeros(1))], lr=self.learning_rate)
-    if name is not None: make_scheduler(name, trial, self.epochs, 10, **options)
+    if name is not None:
+        trial = torch.optim.Adam([nn.Parameter(torch.zeros(1))], lr=self.learning_rate)
+        make_scheduler(name, trial, self.epochs, 10, **options)
     self.scheduler, self.scheduler_options = name, options
 
 # %% ../nbs/06_classifier.ipynb #55e60c11
@@ -333,26 +334,26 @@ def save_model(self: MNISTClassifier,
     "Write the weights, with the recipe and the history that led to them."
     checkpoints.save_weights(self.model, path, {'recipe': self.recipe, 'history': asdict(self.history)}, dtype)
 
-# %% ../nbs/06_classifier.ipynb #0d8ab2fb
+# %% ../nbs/06_classifier.ipynb #8b716577
 @patch
 def load_model(self: MNISTClassifier,
     path,  # file that `save_model` wrote
 ):
     "Take weights from a file; if they don't fit, say why and change nothing."
-    recipe = checkpoints.load_file(path, 'weights')['config'].get('recipe', {})
+    recipe = checkpoints.load_config(path, 'weights').get('recipe', {})
     _check_same(recipe, self.recipe, _PREDICTING, path, 'give it these options, or use MNISTClassifier.from_file(path)')
     config = checkpoints.load_weights(self.model, path)
     self.trainer, self.history = None, History(**config.get('history', {}))
     self.start_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
 
-# %% ../nbs/06_classifier.ipynb #671ff7d7
+# %% ../nbs/06_classifier.ipynb #f2dbd3e2
 @patch(cls_method=True)
 def from_file(cls: MNISTClassifier,
     path,       # file that `save_model` wrote
     **options,  # options of `MNISTClassifier` that shall differ from those in the file, such as `device` or `data`
 ):              # an `MNISTClassifier` with the recipe and the weights of the file
     "The classifier that was saved."
-    recipe = checkpoints.load_file(path, 'weights')['config'].get('recipe')
+    recipe = checkpoints.load_config(path, 'weights').get('recipe')
     if recipe is None: raise ValueError(f'{path} has weights but no recipe: make the MNISTClassifier, then use its load_model')
     if recipe['network'] != 'MNISTNet' and 'model' not in options:
         raise ValueError(f"{path} has weights of a {recipe['network']}: give it as model={recipe['network']}(...)")
@@ -371,13 +372,13 @@ def save_checkpoint(self: MNISTClassifier,
     if self.trainer is None: self.begin()
     checkpoints.save_checkpoint(self.trainer, path, {'recipe': self.trainer_recipe})
 
-# %% ../nbs/06_classifier.ipynb #a4d3b666
+# %% ../nbs/06_classifier.ipynb #528573bc
 @patch
 def load_checkpoint(self: MNISTClassifier,
     path,  # file that `save_checkpoint` wrote
 ):
     "Take over a training from a file; if it is another one, say why and change nothing."
-    recipe = checkpoints.load_file(path, 'checkpoint')['config'].get('recipe', {})
+    recipe = checkpoints.load_config(path, 'checkpoint').get('recipe', {})
     _check_same(recipe, self.recipe, _LEARNING, path, 'give it these options, or begin anew (resume=False, --no-resume)')
     trainer = self.new_trainer()
     checkpoints.load_checkpoint(trainer, path)
