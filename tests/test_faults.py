@@ -74,9 +74,9 @@ def train_whole(recipe, path, pipe):
 
 @pytest.fixture(scope='module')
 def processes():
-    "Children that have imported torch already, but never computed with it."
+    "Children that have imported torch and scikit-learn already, but never computed with them."
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['mnist_nb.classifier', __name__])
+    context.set_forkserver_preload(['mnist_nb.classifier', 'sklearn.datasets', 'sklearn.model_selection', 'tqdm.auto'])
     return context
 
 
