@@ -7,9 +7,9 @@ __all__ = ['MNIST_FILES', 'MNIST_MIRRORS', 'MEAN', 'STD', 'read_idx', 'is_intact
            'load_mnist', 'load_sample', 'load_data', 'plot_images', 'plot_class_counts', 'plot_mean_images',
            'split_train_valid', 'normalize', 'Batches', 'affine', 'random_affine']
 
-# %% ../nbs/00_data.ipynb #1f316b7a
-import gzip, hashlib, os, socket, struct, tempfile, zlib
-from contextlib import contextmanager, redirect_stdout
+# %% ../nbs/00_data.ipynb #9f021e21
+import gzip, hashlib, os, shutil, socket, struct, tempfile, time, zlib
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
@@ -115,15 +115,22 @@ def _download_file(name, md5, raw, mirrors, timeout):
     if len(set(reasons.values())) == 1: told = list(reasons.values())[:1]
     raise ConnectionError(f'no mirror gave {name}: {", ".join(told) or "there is none to try"}{_WAYS_OUT}')
 
-# %% ../nbs/00_data.ipynb #3cd4ab0e
+# %% ../nbs/00_data.ipynb #8d26c51c
 @contextmanager
 def _scratch_folder(raw, name):
     "A temporary folder inside `raw`, so that the last move stays on one disk."
     try:
         raw.mkdir(parents=True, exist_ok=True)
+        _clear_scratch(raw)
         scratch = tempfile.TemporaryDirectory(prefix='download-', dir=raw)
     except OSError as error: raise _cannot_store(name, raw, error) from error
     with scratch as path: yield path
+
+def _clear_scratch(raw):
+    "Remove scratch folders that killed processes left behind a day ago or earlier."
+    for old in raw.glob('download-*'):
+        with suppress(OSError):  # another process may be at it, too
+            if time.time() - old.stat().st_mtime > 86_400: shutil.rmtree(old)
 
 def _cannot_store(name, raw, error):
     "The exception for a folder that takes no file."
@@ -445,14 +452,16 @@ def prepare(self: Batches,
     if self.augment: images = self.augment(images)
     return normalize(images, self.mean, self.std)
 
-# %% ../nbs/00_data.ipynb #f134cec3
+# %% ../nbs/00_data.ipynb #40cadc54
 @patch
 def _transformed(self: Batches, rows):
     "The images at these positions, each through the transform."
     from PIL import Image
     images = [self.transform(Image.fromarray(image)) for image in self.data.images[rows.cpu().numpy()]]
-    if not all(isinstance(image, torch.Tensor) for image in images):
-        raise TypeError(f'transform must return tensors, got {type(images[0]).__name__}: put transforms.ToTensor() in it')
+    if not all(isinstance(image, torch.Tensor) and image.is_floating_point() for image in images):
+        raise TypeError(f'transform must return float tensors, got {_describe(images[0])}: put transforms.ToTensor() in it')
+    if len(shapes := {tuple(image.shape) for image in images}) > 1:
+        raise ValueError(f'transform must return tensors of one shape, got {sorted(shapes)[:3]}')
     return torch.stack(images).to(self.device)
 
 # %% ../nbs/00_data.ipynb #91c1b1b9

@@ -52,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header('Content-Length', str(len(content)))
         self.end_headers()
-        if mood == 'cut': content = content[:len(content) // 2]
+        if mood in ('cut', 'freeze'): content = content[:len(content) // 2]
         pieces = 40 if mood == 'slow' else 1
         step = max(1, -(-len(content) // pieces))
         try:
@@ -60,6 +60,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.write(content[start:start + step])
                 self.wfile.flush()
                 if mood == 'slow' and 'images' in name: time.sleep(0.02)
+            if mood == 'freeze': self.server.open_end.wait(5)
         except ConnectionError: pass
 
 
@@ -103,7 +104,7 @@ def check_whole(folder):
     assert (train.labels == np.arange(TRAIN) % 10).all()
 
 
-BAD_MOODS = {'403': 'Forbidden', '404': 'Not Found', '503': 'Service Unavailable', 'stall': 'timed out',
+BAD_MOODS = {'403': 'Forbidden', '404': 'Not Found', '503': 'Service Unavailable', 'stall': 'timed out', 'freeze': 'timed out',
              'hangup': 'closed connection|reset', 'cut': 'not the published file', 'html': 'not the published file',
              'altered': 'not the published file', 'empty': 'not the published file'}
 
@@ -134,6 +135,15 @@ def test_mirror_after_mirror_until_one_is_good(mirror, server, tmp_path):
     check_whole(tmp_path)
     first = [mood for mood, name in server.asked if name.startswith('train-images')]
     assert list(dict.fromkeys(first)) == moods
+
+
+def test_what_a_killed_download_left_goes_when_it_is_old(mirror, tmp_path):
+    for name, age in ('download-old', 2 * 86_400), ('download-new', 60), ('mine', 2 * 86_400):
+        (raw(tmp_path) / name).mkdir(parents=True)
+        (raw(tmp_path) / name / 'train-images-idx3-ubyte.gz').write_bytes(b'half')
+        os.utime(raw(tmp_path) / name, (time.time() - age,) * 2)
+    data.download_mnist(tmp_path, [mirror('good')])
+    assert set(names_in(tmp_path)) - set(FILES) == {'download-new', 'mine'}
 
 
 def test_all_reasons_are_told_when_they_differ(mirror, tmp_path):
