@@ -88,13 +88,14 @@ def check_writable(
     size = 1 if model is None else 4 * sum(value.nbytes for value in model.state_dict().values()) + 2**16
     with temporary_beside(path, bytes(size)): pass
 
-# %% ../nbs/02b_checkpoints.ipynb #a03d3f52
+# %% ../nbs/02b_checkpoints.ipynb #5f51ad22
 def digest(
     content,  # nested dicts, lists and tuples of tensors, numbers and texts
 ):            # 64 hexadecimal digits
     "A fingerprint (SHA-256) of names, types, shapes and values."
     sha = hashlib.sha256()
-    def add(value):  # part by part, down into the nested ones
+    def add(value):
+        "Part by part, down into the nested ones."
         kind = type(value).__name__
         if isinstance(value, torch.Tensor):
             sha.update(f'{value.dtype} {tuple(value.shape)}\n'.encode())

@@ -14,14 +14,16 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from mnist_nb import checkpoints
 from mnist_nb.checkpoints import check_writable, digest, load_file, save_checkpoint, save_file
 from mnist_nb.classifier import MNISTClassifier
-from mnist_nb.data import load_sample, random_affine
+from mnist_nb.data import LabeledImages, load_sample, random_affine
 
 LONG = os.environ.get('MNIST_NB_FAULTS') == 'long'
 KILLS, FLIPS = (50, 200) if LONG else (10, 50)
@@ -246,6 +248,28 @@ def test_a_checkpoint_of_another_architecture_is_refused(checkpoint):
     before = digest(checkpoints.plain(dict(other.model.state_dict())))
     with pytest.raises(ValueError, match='num_filters=4.*num_filters=8'): other.load_checkpoint(checkpoint)
     assert digest(checkpoints.plain(dict(other.model.state_dict()))) == before
+
+
+FORMAT_1 = Path(__file__).with_name('format-1.pt')
+
+
+def build_format_1():
+    "The classifier of that file, on images that are the same on every machine."
+    images = (np.arange(40 * 28 * 28) * 7919 % 256).astype(np.uint8).reshape(40, 28, 28)
+    data = LabeledImages(images, np.arange(40) % 10, 'stripes')
+    classifier = MNISTClassifier(num_filters=2, hidden_size=4, batch_size=8, epochs=2, device='cpu', data=(data, data[:10]))
+    classifier.set_scheduler('StepLR', step_size=1, gamma=0.5)
+    return classifier
+
+
+def test_a_checkpoint_of_format_1_is_read_for_ever():
+    "The file was written by `build_format_1().train(checkpoint=FORMAT_1)` in version 0.1.0. Never write it anew: it stands for files of users."
+    classifier = build_format_1()
+    classifier.load_checkpoint(FORMAT_1)
+    assert len(classifier.history) == 2 and classifier.history.learning_rate == [0.001, 0.0005]
+    assert digest(checkpoints.plain(dict(classifier.model.state_dict()))) == digest(classifier.trainer.state_dict()['best'])
+    classifier.epochs = 3
+    assert len(classifier.train()) == 3 and classifier.history.learning_rate[2] == 0.00025
 
 
 @pytest.mark.parametrize('code', [errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT])
