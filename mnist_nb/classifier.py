@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['PRETRAINED', 'check_options', 'MNISTClassifier', 'check_model', 'image_batch', 'accuracy_results', 'training_cost']
 
-# %% ../nbs/06_classifier.ipynb #fe255852
+# %% ../nbs/06_classifier.ipynb #745eb5d5
 import json
 from dataclasses import asdict
 from inspect import signature
 from math import inf
 from numbers import Integral, Number
 from pathlib import Path
+from warnings import warn
 
 import numpy as np
 import torch
@@ -23,9 +24,10 @@ from . import checkpoints, evaluation
 from .data import MEAN, STD, Batches, LabeledImages, load_data, normalize, plot_images, split_train_valid
 from .handwriting import prepare_image
 from .model import MNISTNet, count_parameters
-from .training import History, Trainer, autocast_dtype, make_scheduler, pick_device, plot_history, set_seed
+from .training import (History, Trainer, autocast_dtype, make_scheduler, pick_device, plot_history, random_state,
+                               set_random_state, set_seed)
 
-# %% ../nbs/06_classifier.ipynb #fb937b0b
+# %% ../nbs/06_classifier.ipynb #1a4a3822
 def _whole(least): return f'a whole number, {least} or more', lambda value: isinstance(value, Integral) and value >= least
 
 _RULES = {  # option -> what it must be, and whether a value is that
@@ -37,9 +39,10 @@ _RULES = {  # option -> what it must be, and whether a value is that
     'normalize_std': ('a spread of grey levels, above 0 and at most 1', lambda value: 0 < value <= 1),
     'min_delta': ('a gain of accuracy, 0 to 1', lambda value: 0 <= value < 1),
 }
-_BLANK = LabeledImages(np.zeros((1, 28, 28), np.uint8), np.zeros(1, np.int64), 'blank')
+_FUNCTIONS = 'transform', 'augment'  # options that are functions of the user's
+_BLANK = LabeledImages(np.zeros((2, 28, 28), np.uint8), np.zeros(2, np.int64), 'blank')
 
-# %% ../nbs/06_classifier.ipynb #18e09c8e
+# %% ../nbs/06_classifier.ipynb #ba24d52a
 def check_options(
     options,  # option name -> value, as `MNISTClassifier` takes them
 ):            # nothing; raises TypeError or ValueError at the first option that can't be meant
@@ -51,9 +54,25 @@ def check_options(
             raise TypeError(f'{name} must be {expected}, got {value!r} ({type(value).__name__})')
         if not holds(value): raise ValueError(f'{name} must be {expected}, got {value!r}')
     autocast_dtype(pick_device(options['device']), options['mixed_precision'])
-    Batches(_BLANK, transform=options['transform'], augment=options['augment'])
+    _try_out(Batches(_BLANK, **{name: options[name] for name in _FUNCTIONS}, mean=options['normalize_mean'], std=options['normalize_std']))
     source = options['data']
     if not isinstance(source, str) or source not in ('auto', 'mnist', 'sample'): load_data(source)  # a pair, or it raises
+
+# %% ../nbs/06_classifier.ipynb #3cd41c5d
+def _try_out(batches):
+    "Refuse a transform or augment whose images no network here can take; warn of another normalisation."
+    if not (batches.transform or batches.augment): return
+    before = random_state()
+    try: black = batches.prepare(torch.arange(len(_BLANK)))
+    finally: set_random_state(before)
+    name = 'transform' if batches.transform else 'augment'
+    if black.shape[1:] != (1, 28, 28) or not black.isfinite().all():
+        raise ValueError(f'{name} made {tuple(black.shape[1:])} of a black image, with values from {black.min():g} to '
+                         f'{black.max():g}; expected finite numbers (1, 28, 28)')
+    found, ours = black.median().item(), -batches.mean / batches.std
+    if batches.transform and abs(found - ours) > 0.01:
+        warn(f'transform makes {found:.2f} of black, validation and predict make {ours:.2f} of it: '
+             f'let it end with transforms.Normalize(({batches.mean},), ({batches.std},))', stacklevel=4)
 
 # %% ../nbs/06_classifier.ipynb #149c7be2
 class MNISTClassifier:
@@ -215,10 +234,9 @@ def set_scheduler(self: MNISTClassifier,
         make_scheduler(name, trial, self.epochs, 10, **options)
     self.scheduler, self.scheduler_options = name, options
 
-# %% ../nbs/06_classifier.ipynb #55e60c11
+# %% ../nbs/06_classifier.ipynb #176454bd
 _LEARNING = ('network batch_size dropout1 dropout2 hidden_size learning_rate normalize_mean normalize_std num_filters '
              'scheduler scheduler_options seed train_split transform augment').split()  # what must agree to go on with a training
-_FUNCTIONS = 'transform', 'augment'  # of these a file has only the name
 _PREDICTING = 'network hidden_size num_filters normalize_mean normalize_std'.split()  # what must agree to use weights
 
 # %% ../nbs/06_classifier.ipynb #b53224e5
