@@ -19,7 +19,8 @@ from hypothesis.extra import numpy as hnp
 matplotlib.use('agg')
 import matplotlib.pyplot as plt
 
-from mnist_nb import analysis, checkpoints, classifier, data, evaluation, explore, handwriting, interpretation, model, training
+from mnist_nb import (analysis, checkpoints, classifier, data, evaluation, explore, handwriting, interpretation, mistakes, model,
+                      training)
 from mnist_nb.data import Batches, LabeledImages, load_sample
 
 CLEAR = (TypeError, ValueError, OSError, MemoryError)
@@ -97,8 +98,8 @@ CALLS = {
     'interpretation.corrupt(kind)': lambda x: interpretation.corrupt(SAMPLE.images, x, 1),
     'interpretation.corrupt(amount)': lambda x: interpretation.corrupt(SAMPLE.images, 'rotation', x),
     'interpretation.robustness_curve': lambda x: interpretation.robustness_curve(NET, x, 'shift', [0]),
-    'explore.PredictionBrowser': explore.PredictionBrowser, 'explore.ErrorExplorer': explore.ErrorExplorer,
-    'explore.browser_twin': explore.browser_twin, 'explore.error_twin': explore.error_twin, 'explore.read_marks': explore.read_marks,
+    'explore.PredictionBrowser': explore.PredictionBrowser, 'mistakes.ErrorExplorer': mistakes.ErrorExplorer,
+    'explore.browser_twin': explore.browser_twin, 'mistakes.error_twin': mistakes.error_twin, 'mistakes.read_marks': mistakes.read_marks,
     'checkpoints.load_config': lambda x: checkpoints.load_config(x, 'weights'),
     'classifier.image_batch': classifier.image_batch,
     **{'classifier.' + name: call for name, call in options_of(classifier.MNISTClassifier).items()

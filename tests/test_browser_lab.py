@@ -42,7 +42,7 @@ def lab(tmp_path_factory):
     "Address of a JupyterLab on a copy of the notebooks without their outputs, so that all on the screen is new."
     home = tmp_path_factory.mktemp('lab')
     (home / 'nbs').mkdir()
-    for name in ('05_explore', '05b_draw'):
+    for name in ('05_explore', '05b_mistakes', '05c_draw'):
         notebook = nbformat.read(ROOT / f'nbs/{name}.ipynb', as_version=4)
         for cell in notebook.cells:
             if cell.cell_type == 'code': cell.outputs = []
@@ -157,7 +157,7 @@ def picture(path, points):
 
 def test_the_pad_reads_what_the_mouse_draws(lab, page, tmp_path):
     from playwright.sync_api import expect
-    run_all(page, lab('05b_draw.ipynb'))
+    run_all(page, lab('05c_draw.ipynb'))
     pad = page.locator('.jp-OutputArea-child', has=page.locator('.mnist-pad canvas')).last
     words, canvas = pad.locator('p[role=status], p[role=alert]'), pad.locator('canvas')
     expect(words).to_have_text('Nothing drawn yet.')
@@ -200,7 +200,7 @@ def test_the_pad_reads_what_the_mouse_draws(lab, page, tmp_path):
     expect(words).to_have_text('Nothing drawn yet.')
 
 
-def test_the_explorers_open_what_is_clicked(lab, page):
+def test_the_browser_opens_what_is_clicked(lab, page):
     from playwright.sync_api import expect
     run_all(page, lab('05_explore.ipynb'))
     outputs = page.locator('.jp-OutputArea-child')
@@ -222,6 +222,11 @@ def test_the_explorers_open_what_is_clicked(lab, page):
     expect(tiles.first).to_contain_text('✓')
     if SHOTS: browser.screenshot(path=f'{SHOTS}/browser.png')
 
+
+def test_the_error_explorer_opens_what_is_clicked(lab, page):
+    from playwright.sync_api import expect
+    run_all(page, lab('05b_mistakes.ipynb'))
+    outputs = page.locator('.jp-OutputArea-child')
     explorer = outputs.filter(has=page.locator('.jupyter-button.mnb-cell')).last
     cell = explorer.locator('.mnb-cell[class*=mnb-miss]:not(.mnb-open)').first
     name = cell.get_attribute('title')  # true 4, predicted 9: 12 images
@@ -273,7 +278,8 @@ def test_the_still_browser_opens_from_disk(page, tmp_path, predictions):
 
 def test_the_still_error_explorer_opens_from_disk(page, tmp_path, predictions):
     from playwright.sync_api import expect
-    from mnist_nb.explore import error_twin, save_static
+    from mnist_nb.explore import save_static
+    from mnist_nb.mistakes import error_twin
     asked = open_alone(page, save_static(error_twin(predictions), tmp_path / 'errors.html'))
     cell = page.locator('button[class*=mnb-miss]').last
     true, predicted = re.search(r'true (\d), predicted (\d)', cell.get_attribute('aria-label')).groups()

@@ -8,7 +8,8 @@ import pytest
 
 from mnist_nb.data import LabeledImages
 from mnist_nb.evaluation import Predictions, confusion_matrix
-from mnist_nb.explore import BrowserState, browser_twin, confidence_bars, error_twin, find_images, image_text, save_static, worst_cell
+from mnist_nb.explore import BrowserState, browser_twin, confidence_bars, find_images, image_text, save_static
+from mnist_nb.mistakes import error_twin, worst_cell
 
 CHROMIUM = next(filter(None, map(shutil.which, ['chromium', 'chromium-browser', 'google-chrome'])), None)
 WANTING = [name for name, found in {'Playwright (pip install playwright)': find_spec('playwright'),

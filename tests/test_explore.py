@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from ipywidgets.widgets.widget import CallbackDispatcher
 
-from mnist_nb import explore
+from mnist_nb import explore, mistakes
 from mnist_nb.data import LabeledImages
 from mnist_nb.evaluation import Predictions, confusion_matrix
-from mnist_nb.explore import VERDICTS, BrowserState, ErrorExplorer, Marks, PredictionBrowser, find_images, read_marks
+from mnist_nb.explore import BrowserState, PredictionBrowser, find_images
+from mnist_nb.mistakes import VERDICTS, ErrorExplorer, Marks, read_marks
 
 ROOT = Path(__file__).resolve().parents[1]
 NASTY = '</script><b>"&'
@@ -295,7 +296,7 @@ def test_a_mark_that_could_not_be_written_is_made_up_for(preds, tmp_path, monkey
 def test_class_names_are_text_wherever_they_stand():
     preds = make_preds(100, names=(NASTY, *'123456789'), sharpness=1)
     state = BrowserState(true=0)
-    pages = [explore.browser_html(preds, state), explore.browser_twin(preds), explore.error_twin(preds),
+    pages = [explore.browser_html(preds, state), explore.browser_twin(preds), mistakes.error_twin(preds),
              *(part.value for part in (lambda e: (e.heading, e.summary, e.card))(ErrorExplorer(preds)))]
     explorer = ErrorExplorer(preds)
     explorer.update(true=0, predicted=0)
@@ -317,11 +318,12 @@ def bad_inputs():
     yield 'expected Predictions', lambda: data
 
 
-@pytest.mark.parametrize('draw', [PredictionBrowser, ErrorExplorer, explore.browser_twin, explore.error_twin,
+@pytest.mark.parametrize('draw', [PredictionBrowser, ErrorExplorer, explore.browser_twin, mistakes.error_twin,
                                   lambda preds: explore.browser_html(preds, BrowserState())],
                          ids=['PredictionBrowser', 'ErrorExplorer', 'browser_twin', 'error_twin', 'browser_html'])
 def test_wrong_input_raises_before_anything_is_drawn(draw, monkeypatch):
-    for name in 'card_html', 'heading_html', 'tiles_css', '_twin': monkeypatch.setattr(explore, name, lambda *_: pytest.fail('drawn'))
+    for name in 'card_html', 'heading_html', 'static_twin':
+        for room in explore, mistakes: monkeypatch.setattr(room, name, lambda *_: pytest.fail('drawn'))
     for message, make in bad_inputs():
         with pytest.raises((ValueError, TypeError), match=message): draw(make())
 
@@ -342,13 +344,15 @@ def test_an_explorer_displays_its_widget(preds, monkeypatch):
         assert seen.pop() is explorer.widget
 
 
-def test_neither_output_nor_interact():
-    source = (ROOT / 'mnist_nb/explore.py').read_text()
+@pytest.mark.parametrize('room', ['explore', 'mistakes', 'draw'])
+def test_neither_output_nor_interact(room):
+    source = (ROOT / f'mnist_nb/{room}.py').read_text()
     assert not re.search(r'\b(Output|interact)\b', source)
 
 
-def test_the_notebook_saves_twins_and_no_widgets():
-    notebook = nbformat.read(ROOT / 'nbs/05_explore.ipynb', as_version=4)
+@pytest.mark.parametrize('name', ['05_explore', '05b_mistakes', '05c_draw'])
+def test_the_notebook_saves_twins_and_no_widgets(name):
+    notebook = nbformat.read(ROOT / f'nbs/{name}.ipynb', as_version=4)
     assert 'widgets' not in notebook.metadata, 'drop metadata.widgets: the site shows the static twins'
     for cell in notebook.cells:
         for output in cell.get('outputs', []):
@@ -357,7 +361,7 @@ def test_the_notebook_saves_twins_and_no_widgets():
 
 def test_twins_are_small_and_the_same_each_time():
     preds = make_preds(10_000, sharpness=6)
-    for twin in explore.browser_twin, explore.error_twin:
+    for twin in explore.browser_twin, mistakes.error_twin:
         page = twin(preds)
         assert len(page.encode()) < 400_000 and page == twin(preds) and not re.search(r'https?://|src="(?!data:)', page)
 

@@ -35,7 +35,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_everything_imports_without_the_heavy_libraries():
-    rooms = 'data handwriting model training checkpoints evaluation classifier cli'.split()
+    rooms = 'data handwriting model training checkpoints evaluation analysis interpretation explore mistakes draw classifier cli'.split()
     python(BLOCK + f"import importlib\nfor room in {rooms}: importlib.import_module('mnist_nb.' + room)")
 
 

@@ -13,11 +13,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb') if not any(part[0] in '._' for part in p.relative_to(ROOT).parts))
 ROOMS = ['data', 'handwriting', 'model', 'training', 'checkpoints', 'evaluation', 'analysis', 'interpretation',
-         'explore', 'draw', 'classifier', 'cli']
+         'explore', 'mistakes', 'draw', 'classifier', 'cli']
 MAY_IMPORT = {
     'data': set(), 'handwriting': {'data'}, 'model': {'data'}, 'training': {'data', 'model'},
     'checkpoints': {'training'}, 'evaluation': {'data'}, 'analysis': {'data', 'evaluation'},
-    'interpretation': {'data', 'evaluation'}, 'explore': {'data', 'evaluation', 'analysis', 'checkpoints'},
+    'interpretation': {'data', 'evaluation'}, 'explore': {'evaluation', 'checkpoints'},
+    'mistakes': {'evaluation', 'checkpoints', 'analysis', 'explore'},
     'draw': {'data', 'handwriting', 'explore'},
     'classifier': {'data', 'handwriting', 'model', 'training', 'checkpoints', 'evaluation', 'analysis'},
     'cli': {'data', 'handwriting', 'evaluation', 'classifier', 'training', 'checkpoints'},
