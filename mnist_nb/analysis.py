@@ -155,13 +155,13 @@ def coverage_table(
                           'answered': answered, 'errors': errors})
     return table[np.append(threshold[1:] != threshold[:-1], True)].reset_index(drop=True)
 
-# %% ../nbs/04_analysis.ipynb #f1df233c
+# %% ../nbs/04_analysis.ipynb #c54ac777
 def plot_coverage(
     preds,       # the `Predictions` to show
     label=None,  # name in the legend; None: that of the data
     ax=None,     # matplotlib Axes to draw on; None makes a figure
 ):               # the Axes
-    "Share of wrong answers against share of images answered, in percent, with a 95 % band."
+    "Share of wrong answers against share of images answered, in percent, with a 95% band."
     import matplotlib.pyplot as plt
     table = coverage_table(preds)
     if ax is None: _, ax = plt.subplots(figsize=(7, 3))

@@ -74,13 +74,13 @@ def _try_out(batches):
         warn(f'transform makes {found:.2f} of black, validation and predict make {ours:.2f} of it: '
              f'let it end with transforms.Normalize(({batches.mean},), ({batches.std},))', stacklevel=4)
 
-# %% ../nbs/06_classifier.ipynb #149c7be2
+# %% ../nbs/06_classifier.ipynb #cb9b72d6
 class MNISTClassifier:
     "A digit classifier: its options are the recipe, its methods are what one does with it."
     def __init__(self,
         batch_size=64,          # images in one training step, 1 or more
         epochs=10,              # passes over the training images, 1 or more
-        learning_rate=0.001,    # step size of the Adam optimiser, above 0
+        learning_rate=0.001,    # step size of the Adam optimizer, above 0
         dropout1=0.25,          # share of values dropped after the convolutions, 0 <= dropout1 < 1
         dropout2=0.5,           # share of values dropped before the last layer, 0 <= dropout2 < 1
         hidden_size=128,        # size of the hidden layer, 1 or more

@@ -12,11 +12,11 @@ from contextlib import contextmanager, redirect_stdout
 
 from . import __version__
 
-# %% ../nbs/06b_command_line.ipynb #4cb9abb3
+# %% ../nbs/06b_command_line.ipynb #3093446a
 RECIPE = {  # option of `MNISTClassifier` -> type, default, meaning
     'epochs': (int, 10, 'passes over the training images'),
     'batch_size': (int, 64, 'images in one training step'),
-    'learning_rate': (float, 0.001, 'step size of the Adam optimiser'),
+    'learning_rate': (float, 0.001, 'step size of the Adam optimizer'),
     'dropout1': (float, 0.25, 'share of values dropped after the convolutions'),
     'dropout2': (float, 0.5, 'share of values dropped before the last layer'),
     'hidden_size': (int, 128, 'size of the hidden layer'),

@@ -199,13 +199,13 @@ def confusion_matrix(
     support = counts.sum(1, keepdims=True)
     return np.divide(counts, support, out=np.full(counts.shape, np.nan), where=support > 0)
 
-# %% ../nbs/03_evaluation.ipynb #e3573b70
+# %% ../nbs/03_evaluation.ipynb #4fdf37c2
 def plot_confusion_matrix(
     preds,            # the `Predictions` to show
     normalize=False,  # True: percent of the true class in each cell; False: number of images
     ax=None,          # matplotlib Axes to draw on; None makes a figure
 ):                    # the Axes
-    "Confusion matrix, coloured by the share of the true class on a fixed logarithmic scale, 0.1 to 100 %."
+    "Confusion matrix, coloured by the share of the true class on a fixed logarithmic scale, 0.1 to 100%."
     import matplotlib.pyplot as plt
     from matplotlib.colors import LogNorm
     counts, shares = confusion_matrix(preds), confusion_matrix(preds, normalize=True)
@@ -221,7 +221,7 @@ def plot_confusion_matrix(
     ax.set(xlabel='predicted', ylabel='true',
            title=f"{preds.data.name}: {'percent of each true class' if normalize else 'number of images'}")
     bar = ax.figure.colorbar(image, ax=ax, label='share of the true class (log scale)')
-    bar.set_ticks([0.001, 0.01, 0.1, 1], labels=['0.1 %', '1 %', '10 %', '100 %'])
+    bar.set_ticks([0.001, 0.01, 0.1, 1], labels=['0.1%', '1%', '10%', '100%'])
     bar.ax.minorticks_off()
     return ax
 
@@ -243,13 +243,13 @@ def calibration_table(
     return table.assign(low=edges[:-1], high=edges[1:], gap=table.accuracy - table.confidence)[
         ['low', 'high', 'count', 'confidence', 'accuracy', 'gap']]
 
-# %% ../nbs/03_evaluation.ipynb #f3c503be
+# %% ../nbs/03_evaluation.ipynb #a0461c63
 def plot_reliability(
     preds,      # the `Predictions` to show
     n_bins=10,  # number of equally wide bins of confidence, 1 and up
     ax=None,    # matplotlib Axes to draw on; None makes a figure
 ):              # the Axes
-    "Accuracy against confidence by bins, with 95 % intervals; grey bars count the images."
+    "Accuracy against confidence by bins, with 95% intervals; grey bars count the images."
     import matplotlib.pyplot as plt
     table = calibration_table(preds, n_bins)
     table = table[table['count'] > 0]
@@ -264,7 +264,7 @@ def plot_reliability(
     ax.patch.set_visible(False)
     ax.plot([0, 1], [0, 1], '--', color='0.4', label='calibrated')
     ax.errorbar(table.confidence, table.accuracy, yerr=[table.accuracy - low, high - table.accuracy],
-                fmt='o', capsize=3, color='tab:blue', label='measured, 95 % interval')
+                fmt='o', capsize=3, color='tab:blue', label='measured, 95% interval')
     ax.set(xlim=(0, 1), ylim=(0, 1.2), yticks=np.linspace(0, 1, 6))
     ax.set(xlabel='confidence', ylabel='accuracy', title=preds.data.name)
     ax.legend(loc='upper center', ncols=2, fontsize=9)

@@ -185,10 +185,10 @@ def fit_box(
     small = np.asarray(Image.fromarray(np.float32(ink)).resize((width, height), Image.Resampling.BICUBIC))
     return np.uint8((255 * small / small.max()).clip(0, 255).round())
 
-# %% ../nbs/00b_handwriting.ipynb #de34d482
+# %% ../nbs/00b_handwriting.ipynb #7bba14ba
 def centre_mass(
     box,  # a digit, uint8 `(height, width)`, at most 28 pixels each way, not all black
-):        # uint8 `(28, 28)`, the mean position of its ink within half a pixel of (14, 14)
+):        # uint8 `(28, 28)`, the mean position of its ink within half a pixel of (14, 14), or as near as the border allows
     "Put a digit into 28x28 so that its centre of mass is in the middle."
     if max(box.shape) > 28 or not box.any():
         raise ValueError(f'expected a digit of at most 28x28 pixels with some ink, got {box.shape}, brightest {box.max(initial=0)}')

@@ -215,10 +215,10 @@ def class_html(
         if row.errors: text += f', taken for {html.escape(row.taken_for)}'
     return f'<p><b>Class {html.escape(str(name))}</b>: {text}.</p>'
 
-# %% ../nbs/05b_mistakes.ipynb #aa60598c
+# %% ../nbs/05b_mistakes.ipynb #0f9f377e
 def worst_cell(
     preds,  # the `Predictions` to search
-):          # `BrowserState` of the cell off the diagonal with most images; where all are right, of everything
+):          # `BrowserState` of the cell off the diagonal with most images (the first of equals); where all are right, of everything
     "Where to begin looking."
     counts = confusion_matrix(preds)
     np.fill_diagonal(counts, 0)

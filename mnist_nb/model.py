@@ -120,17 +120,18 @@ def _watch(model, input_shape):
         for module, mode in modes.items(): module.training = mode
     return recorder
 
-# %% ../nbs/01_model.ipynb #5b3ea00c
+# %% ../nbs/01_model.ipynb #b5f167ac
 class _Recorder:
     "Collects a row per layer while a model runs."
     def __init__(self): self.rows, self.outputs, self.counted = [], {}, set()
 
     def _leave(self, path, module, inputs, named_inputs, output):
-        row, _ = self.outputs.get(id(inputs[0]), (None, None)) if inputs else (None, None)
-        kind = type(module).__name__
-        if row and kind in _ACTIVATIONS: row['Type'] += f' + {kind}'
+        row, version, _ = self.outputs.get(id(inputs[0]), (None, 0, None)) if inputs else (None, 0, None)
+        kind, own_changes = type(module).__name__, int(getattr(module, 'inplace', False))
+        directly = row and inputs[0]._version == version + own_changes  # PyTorch counts the changes of a tensor
+        if directly and kind in _ACTIVATIONS: row['Type'] += f' + {kind}'
         else: row = self._add(path, module, _shapes([*inputs, *named_inputs.values()]), _shapes(output))
-        self.outputs[id(output)] = row, output  # keeping the output keeps its id taken
+        self.outputs[id(output)] = row, getattr(output, '_version', 0), output  # keeping the output keeps its id taken
 
     def _add(self, path, module, shape_in, shape_out):
         new = [p for p in module.parameters(recurse=False) if id(p) not in self.counted]
