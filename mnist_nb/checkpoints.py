@@ -6,8 +6,8 @@
 __all__ = ['FORMAT', 'VERSION', 'KINDS', 'UPGRADES', 'temporary_beside', 'write_atomic', 'check_writable', 'digest', 'save_file',
            'load_file', 'save_weights', 'load_weights', 'load_config', 'save_checkpoint', 'load_checkpoint']
 
-# %% ../nbs/02b_checkpoints.ipynb #45a5345d
-import errno, hashlib, io, os, re, secrets, time, zipfile
+# %% ../nbs/02b_checkpoints.ipynb #48b5e65e
+import errno, hashlib, io, os, pickletools, re, secrets, shutil, time, zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def _explained(path):
         raise type(error)(error.errno, f'cannot write {path}: {meaning}. Choose another place or make room; '
                                        f'what was there before is unchanged') from error
 
-# %% ../nbs/02b_checkpoints.ipynb #6108a878
+# %% ../nbs/02b_checkpoints.ipynb #8a29abee
 @contextmanager
 def temporary_beside(
     path,  # the file that it may become
@@ -47,6 +47,7 @@ def temporary_beside(
     try:
         with _explained(path):
             with open(temp, 'xb') as file:
+                if path.exists(): shutil.copymode(path, temp)
                 file.write(data)
                 file.flush()             # from Python to the system
                 os.fsync(file.fileno())  # from the system to the disk
@@ -65,16 +66,17 @@ def write_atomic(
     with temporary_beside(path, data) as temp: os.replace(temp, path)
     _sync_folder(path.parent)
 
-# %% ../nbs/02b_checkpoints.ipynb #30a055ca
+# %% ../nbs/02b_checkpoints.ipynb #b9381cb5
 def _sync_folder(folder):
     "Wait until the names in a folder are on the disk (Windows has no such call)."
     if os.name != 'posix': return
-    handle = os.open(folder, os.O_RDONLY)
-    try: os.fsync(handle)
-    except OSError: pass  # some network disks refuse; the content of the file is safe
-    finally: os.close(handle)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+        try: os.fsync(handle)
+        finally: os.close(handle)
+    except OSError: pass  # some network disks refuse, and folders that may not be read; the content of the file is safe
 
-# %% ../nbs/02b_checkpoints.ipynb #362902c9
+# %% ../nbs/02b_checkpoints.ipynb #36236e24
 def check_writable(
     path,        # file that will be written later
     model=None,  # nn.Module: is there room for a checkpoint of it?
@@ -83,9 +85,9 @@ def check_writable(
     path = _target(path)
     if path.exists() and not os.access(path, os.W_OK): raise PermissionError(f'{path} is write-protected')
     for old in path.parent.iterdir() if os.access(path.parent, os.R_OK) else ():
-        ours = old.name.startswith(f'.{path.name}.') and old.name.endswith('.tmp')
+        ours = re.fullmatch(rf'\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp', old.name) and old.is_file()
         if ours and time.time() - old.stat().st_mtime > 60: old.unlink(missing_ok=True)
-    size = 1 if model is None else 4 * sum(value.nbytes for value in model.state_dict().values()) + 2**16
+    size = 1 if model is None else sum(4 * value.nbytes + 4096 for value in model.state_dict().values()) + 2**16
     with temporary_beside(path, bytes(size)): pass
 
 # %% ../nbs/02b_checkpoints.ipynb #5f51ad22
@@ -126,11 +128,11 @@ def save_file(
                 'sha256': digest(content), 'content': content}, buffer)
     write_atomic(buffer.getbuffer(), path)
 
-# %% ../nbs/02b_checkpoints.ipynb #94c70412
+# %% ../nbs/02b_checkpoints.ipynb #3e5f0c94
 def _read_bytes(path):
     "All bytes of a file that may be ours."
     if not path.exists(): raise FileNotFoundError(f'{path} does not exist (looked for from {Path.cwd()})')
-    if not path.is_file(): raise ValueError(f'{path} is not a file')
+    if not path.is_file(): raise ValueError(f'{path} is not a file: name one that mnist_nb wrote')
     with open(path, 'rb') as file:
         start = file.read(4)
         if start != b'PK\x03\x04':
@@ -149,10 +151,15 @@ def _check_archive(data, path):
     except Exception as error:
         raise ValueError(f'{path} is damaged or cut off ({error}); take an older copy or make it anew') from error
 
-# %% ../nbs/02b_checkpoints.ipynb #4a771601
+# %% ../nbs/02b_checkpoints.ipynb #29f1fcd7
 def _unpickle(data, path):
     "The object in a PyTorch file, without running any code of the file."
-    try: return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            pickles = [archive.read(name) for name in archive.namelist() if name.endswith('.pkl')]
+        n_tuples = sum(code.name.startswith('TUPLE') for pickle in pickles for code, *_ in pickletools.genops(pickle))
+        if n_tuples > 50_000: raise ValueError(f'{n_tuples:,} tuples')
+        return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
     except Exception as error:
         asked = re.search(r'GLOBAL (\S+)', str(error))
         reason = f'it asks for {asked[1]}, which is code' if asked else f'{type(error).__name__} while reading'
@@ -161,20 +168,36 @@ def _unpickle(data, path):
 # %% ../nbs/02b_checkpoints.ipynb #0acf17a6
 UPGRADES = {}  # version -> function that turns content of that version into content of the next
 
-# %% ../nbs/02b_checkpoints.ipynb #1683ffbd
-def _verified(file, path, kind):
+# %% ../nbs/02b_checkpoints.ipynb #304fbade
+def _check_size(content, most):
+    "Raise where content has more parts and bytes than the file that it came from."
+    parts, size = [content], 1
+    while parts:
+        value = parts.pop()
+        if isinstance(value, torch.Tensor): size += value.nbytes
+        if isinstance(value, dict): value = [*value.keys(), *value.values()]
+        if isinstance(value, (list, tuple)):
+            size += len(value)
+            if size <= most: parts.extend(value)
+        if size > most: raise ValueError(f'the content is larger than its file of {most:,} bytes')
+
+# %% ../nbs/02b_checkpoints.ipynb #5f890c70
+def _verified(file, path, kind, size):
     "The content of a file that was read, if it is what it says, brought to our version."
     needed = {'format', 'kind', 'version', 'sha256', 'content'}
-    known = isinstance(file, dict) and needed <= file.keys() and file['format'] == FORMAT and file['kind'] in KINDS
-    if not known:
+    known = isinstance(file, dict) and needed <= file.keys() and all(type(file[key]) is str for key in ('format', 'kind', 'sha256'))
+    if not known or file['format'] != FORMAT or file['kind'] not in KINDS:
         raise ValueError(f'{path} was not written by mnist_nb. A plain state dict? Then load it with '
                          f'torch.load(path, weights_only=True) into a model, and use save_weights(model, path)')
     if file['kind'] != kind:
-        raise ValueError(f'{path} holds {file["kind"]}, not {kind}: load_{file["kind"]} reads it')
+        use = {'weights': 'a model to predict with', 'checkpoint': 'a training to go on with'}
+        raise ValueError(f'{path} holds {file["kind"]}, not {kind}: it is {use[file["kind"]]}, not {use[kind]}')
     version, content = file['version'], file['content']
     if type(version) is not int or version > VERSION:
         raise ValueError(f'{path} has format version {version!r}, this mnist_nb knows up to {VERSION}: update it')
-    try: intact = digest(content) == file['sha256']
+    try:
+        _check_size(content, size)
+        intact = digest(content) == file['sha256']
     except Exception: intact = False
     if not intact:
         raise ValueError(f'{path} is damaged: its content does not have its fingerprint; take an older copy')
@@ -184,7 +207,7 @@ def _verified(file, path, kind):
         version, content = version + 1, UPGRADES[version](content)
     return content
 
-# %% ../nbs/02b_checkpoints.ipynb #05496f3b
+# %% ../nbs/02b_checkpoints.ipynb #964f5ed8
 def load_file(
     path,  # file that `save_file` wrote
     kind,  # 'weights' or 'checkpoint'
@@ -194,9 +217,9 @@ def load_file(
     path = Path(path)
     data = _read_bytes(path)
     _check_archive(data, path)
-    return _verified(_unpickle(data, path), path, kind)
+    return _verified(_unpickle(data, path), path, kind, len(data))
 
-# %% ../nbs/02b_checkpoints.ipynb #ceab2b65
+# %% ../nbs/02b_checkpoints.ipynb #e11bc2d6
 def save_weights(
     model,        # nn.Module
     path,         # file to write
@@ -204,6 +227,8 @@ def save_weights(
     dtype=None,   # torch.float16 halves the file; None keeps the weights as they are
 ):
     "Write the weights of a model."
+    if dtype is not None and not getattr(dtype, 'is_floating_point', False):
+        raise ValueError(f'dtype must be a floating torch.dtype such as torch.float16, or None, got {dtype!r}')
     weights = {name: value.to(dtype) if dtype and value.is_floating_point() else value
                for name, value in model.state_dict().items()}
     save_file({'model': weights, 'config': dict(config or {})}, path, 'weights')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRETRAINED', 'check_options', 'MNISTClassifier', 'check_model', 'image_batch', 'accuracy_results', 'training_cost']
 
-# %% ../nbs/06_classifier.ipynb #745eb5d5
+# %% ../nbs/06_classifier.ipynb #3c5146f8
 import json
 from dataclasses import asdict
 from inspect import signature
@@ -24,8 +24,8 @@ from . import checkpoints, evaluation
 from .data import MEAN, STD, Batches, LabeledImages, load_data, normalize, plot_images, split_train_valid
 from .handwriting import prepare_image
 from .model import MNISTNet, count_parameters
-from .training import (History, Trainer, autocast_dtype, make_scheduler, pick_device, plot_history, random_state,
-                               set_random_state, set_seed)
+from .training import (EarlyStopping, History, Trainer, autocast_dtype, in_words, make_scheduler, pick_device,
+                               plot_history, random_state, set_random_state, set_seed)
 
 # %% ../nbs/06_classifier.ipynb #1a4a3822
 def _whole(least): return f'a whole number, {least} or more', lambda value: isinstance(value, Integral) and value >= least
@@ -116,7 +116,7 @@ def build_model(self: MNISTClassifier):  # an untrained `MNISTNet`, or the model
         if self.model is not None: return check_model(self.model, n_classes)
         return MNISTNet(self.num_filters, self.hidden_size, self.dropout1, self.dropout2, n_classes)
 
-# %% ../nbs/06_classifier.ipynb #840d3c71
+# %% ../nbs/06_classifier.ipynb #ab4a4ab0
 def check_model(
     model,      # what was given as `model=`
     n_classes,  # how many outputs per image it must have
@@ -128,8 +128,8 @@ def check_model(
     modes = [(module, module.training) for module in model.modules()]
     try:
         with torch.no_grad(): output = model.eval()(torch.zeros(2, 1, 28, 28, device=device))
-    except (RuntimeError, TypeError, IndexError) as error:
-        raise ValueError(f'{type(model).__name__} cannot take images (batch, 1, 28, 28): {error}') from error
+    except Exception as error:  # somebody's own code can fail in any way
+        raise ValueError(f'{type(model).__name__} cannot take images (batch, 1, 28, 28): {type(error).__name__}: {error}') from error
     finally:
         for module, training in modes: module.training = training
     shape = tuple(getattr(output, 'shape', ()))
@@ -144,7 +144,7 @@ def __repr__(self: MNISTClassifier):
     return (f'MNISTClassifier: {type(self.model).__name__} of {count_parameters(self.model):,} parameters '
             f'on {self.device}, {len(self.history)} epochs trained')
 
-# %% ../nbs/06_classifier.ipynb #86d1796f
+# %% ../nbs/06_classifier.ipynb #7cdc85ae
 def image_batch(
     images,     # one image or several: array, tensor, `LabeledImages`, path or PIL image of handwriting, list of these
     mean=MEAN,  # mean grey level, subtracted, 0-1
@@ -157,6 +157,7 @@ def image_batch(
     pixels = _pixels(images)
     low, high = pixels.aminmax() if pixels.numel() else (0, 0)
     black, white = -mean / std, (1 - mean) / std
+    if not pixels.is_floating_point() and 0 <= low and high <= 1: pixels = pixels.float()
     if not pixels.is_floating_point() and 0 <= low and high <= 255: return normalize(pixels[:, 0].byte(), mean, std)
     if pixels.is_floating_point() and 0 <= low and high <= 1: return normalize(pixels, mean, std)
     if pixels.is_floating_point() and black - 0.01 <= low and high <= white + 0.01: return pixels.float()
@@ -182,7 +183,7 @@ def _pixels(images):
     if not images.isfinite().all(): raise ValueError(f'{(~images.isfinite()).sum()} pixels are NaN or infinite')
     return images.reshape(-1, 1, 28, 28)
 
-# %% ../nbs/06_classifier.ipynb #0c1042e2
+# %% ../nbs/06_classifier.ipynb #5a902910
 @patch
 def predict_proba(self: MNISTClassifier,
     images,  # what `image_batch` takes
@@ -191,8 +192,10 @@ def predict_proba(self: MNISTClassifier,
     batch = image_batch(images, self.normalize_mean, self.normalize_std)
     self.model.eval()
     with torch.no_grad():
-        probs = [F.softmax(self.model(part.to(self.device)).float(), dim=1).cpu() for part in batch.split(1000)]
-    return torch.cat(probs).numpy()
+        probs = torch.cat([F.softmax(self.model(part.to(self.device)).float(), dim=1).cpu() for part in batch.split(1000)])
+    if not probs.isfinite().all():
+        raise ValueError('the network gave NaN: its weights are no numbers any more; train it anew or load other weights')
+    return probs.numpy()
 
 # %% ../nbs/06_classifier.ipynb #a0177518
 @patch
@@ -239,15 +242,15 @@ _LEARNING = ('network batch_size dropout1 dropout2 hidden_size learning_rate nor
              'scheduler scheduler_options seed train_split transform augment').split()  # what must agree to go on with a training
 _PREDICTING = 'network hidden_size num_filters normalize_mean normalize_std'.split()  # what must agree to use weights
 
-# %% ../nbs/06_classifier.ipynb #b53224e5
+# %% ../nbs/06_classifier.ipynb #37193c6e
 @patch(as_prop=True)
 def recipe(self: MNISTClassifier):  # dict: option -> value, plain numbers and texts
     "All that decides what training learns."
     objects = 'model', 'transform', 'augment', 'device', 'mixed_precision', 'data'
     numbers = {name: getattr(self, name) for name in sorted(signature(MNISTClassifier).parameters) if name not in objects}
     given = {name: getattr(self, name) for name in _FUNCTIONS if getattr(self, name) is not None}
-    return {'network': type(self.model).__name__, **numbers, 'scheduler': self.scheduler, 'scheduler_options': self.scheduler_options,
-            **{name: getattr(function, '__name__', type(function).__name__) for name, function in given.items()}}
+    return {'network': type(self.model).__name__, **numbers, 'scheduler': self.scheduler, 'scheduler_options': in_words(self.scheduler_options),
+            **{name: in_words(function) for name, function in given.items()}}
 
 # %% ../nbs/06_classifier.ipynb #8dfb0b38
 @patch
@@ -261,14 +264,15 @@ def new_trainer(self: MNISTClassifier):  # a `Trainer` at epoch 0; the model is 
         learning_rate=self.learning_rate, scheduler=self.scheduler, scheduler_options=self.scheduler_options,
         patience=self.patience, min_delta=self.min_delta, device=self.device, mixed_precision=self.mixed_precision)
 
-# %% ../nbs/06_classifier.ipynb #0f5111ae
+# %% ../nbs/06_classifier.ipynb #f64f1575
 @patch
 def begin(self: MNISTClassifier):
     "Go back to the first weights and the first random numbers, at epoch 0."
+    trainer = self.new_trainer()
+    trainer.check(self.epochs)  # whatever is refused is refused before the trained weights are gone
     self.model.load_state_dict(self.start_weights)
     set_seed(self.seed)
-    self.trainer, self.trainer_recipe = self.new_trainer(), self.recipe
-    self.history = self.trainer.history
+    self.trainer, self.trainer_recipe, self.history = trainer, self.recipe, trainer.history
 
 # %% ../nbs/06_classifier.ipynb #64e2e618
 @patch(as_prop=True)
@@ -277,7 +281,7 @@ def unfinished(self: MNISTClassifier):  # True: a training has begun and has epo
     n = len(self.history) if self.trainer else 0
     return 0 < n < self.epochs and not self.trainer.early_stopping.stopped
 
-# %% ../nbs/06_classifier.ipynb #0f9891f5
+# %% ../nbs/06_classifier.ipynb #b657cc78
 @patch
 def train(self: MNISTClassifier,
     resume=None,      # True: go on with the last training; False: begin anew; None: go on if it is unfinished
@@ -289,6 +293,10 @@ def train(self: MNISTClassifier,
         if resume is not False and Path(checkpoint).exists():
             self.load_checkpoint(checkpoint)
             resume = True
+        elif resume and self.trainer is None: raise FileNotFoundError(f'{checkpoint} is not there, so there is nothing to go on with: check its name, or begin anew')
+    if self.trainer:  # how long to go on may be chosen anew
+        stopping = EarlyStopping(self.patience, self.min_delta)
+        self.trainer.early_stopping.patience, self.trainer.early_stopping.min_delta = stopping.patience, stopping.min_delta
     if not (self.unfinished if resume is None else resume): self.begin()
     else: self.say_resume()
     save = None if checkpoint is None else lambda trainer: self.save_checkpoint(checkpoint)
@@ -324,15 +332,15 @@ def predictions(self: MNISTClassifier,
     "What the model says about labelled images."
     return evaluation.predict(self.model, self.labelled(data), mean=self.normalize_mean, std=self.normalize_std)
 
-# %% ../nbs/06_classifier.ipynb #79c63a3c
+# %% ../nbs/06_classifier.ipynb #fdaee52e
 @patch
 def labelled(self: MNISTClassifier,
     data=None,  # `LabeledImages`, or 'train', 'valid', 'test'; None: the test images
 ):              # `LabeledImages`
     "The images that are meant."
     if isinstance(data, LabeledImages): return data
-    if data not in (None, 'train', 'valid', 'test'):
-        raise ValueError(f"data must be 'train', 'valid', 'test' or LabeledImages, got {data!r}")
+    if data is not None and (not isinstance(data, str) or data not in ('train', 'valid', 'test')):
+        raise ValueError(f"data must be 'train', 'valid', 'test' or LabeledImages, got {str(data)[:60]!r} ({type(data).__name__})")
     return self.splits()[data or 'test']
 
 # %% ../nbs/06_classifier.ipynb #536e339c
@@ -352,41 +360,57 @@ def save_model(self: MNISTClassifier,
     "Write the weights, with the recipe and the history that led to them."
     checkpoints.save_weights(self.model, path, {'recipe': self.recipe, 'history': asdict(self.history)}, dtype)
 
-# %% ../nbs/06_classifier.ipynb #8b716577
+# %% ../nbs/06_classifier.ipynb #969ab15a
 @patch
 def load_model(self: MNISTClassifier,
     path,  # file that `save_model` wrote
 ):
     "Take weights from a file; if they don't fit, say why and change nothing."
-    recipe = checkpoints.load_config(path, 'weights').get('recipe', {})
+    recipe, history = _recipe_and_history(path)
     _check_same(recipe, self.recipe, _PREDICTING, path, 'give it these options, or use MNISTClassifier.from_file(path)')
-    config = checkpoints.load_weights(self.model, path)
-    self.trainer, self.history = None, History(**config.get('history', {}))
+    checkpoints.load_weights(self.model, path)
+    self.model.eval()
+    self.trainer, self.history = None, history
     self.start_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
 
-# %% ../nbs/06_classifier.ipynb #f2dbd3e2
+# %% ../nbs/06_classifier.ipynb #9f35ea55
+def _recipe_and_history(path):
+    "What a file of weights says about its making; the recipe is empty where it says nothing."
+    config = checkpoints.load_config(path, 'weights')
+    recipe = config.get('recipe', {})
+    try: history = History(**config.get('history', {}))
+    except TypeError as error: raise ValueError(f'{path} was not written by save_model: its history is none') from error
+    if not isinstance(recipe, dict) or recipe and not {'network', 'scheduler', 'scheduler_options'} <= recipe.keys():
+        raise ValueError(f'{path} was not written by save_model: its recipe is none')
+    return recipe, history
+
+# %% ../nbs/06_classifier.ipynb #dc15cf6f
 @patch(cls_method=True)
 def from_file(cls: MNISTClassifier,
     path,       # file that `save_model` wrote
     **options,  # options of `MNISTClassifier` that shall differ from those in the file, such as `device` or `data`
 ):              # an `MNISTClassifier` with the recipe and the weights of the file
     "The classifier that was saved."
-    recipe = checkpoints.load_config(path, 'weights').get('recipe')
-    if recipe is None: raise ValueError(f'{path} has weights but no recipe: make the MNISTClassifier, then use its load_model')
+    recipe, _ = _recipe_and_history(path)
+    if not recipe: raise ValueError(f'{path} has weights but no recipe: make the MNISTClassifier, then use its load_model')
     if recipe['network'] != 'MNISTNet' and 'model' not in options:
         raise ValueError(f"{path} has weights of a {recipe['network']}: give it as model={recipe['network']}(...)")
     saved = {name: value for name, value in recipe.items() if name in signature(cls).parameters and name not in _FUNCTIONS}
     classifier = cls(**{**saved, **options})
-    classifier.set_scheduler(recipe['scheduler'], **recipe['scheduler_options'])
-    classifier.load_model(path)
+    classifier.scheduler, classifier.scheduler_options = recipe['scheduler'], recipe['scheduler_options']
+    try: classifier.load_model(path)
+    except ValueError as error:
+        raise ValueError(f'{error}; own classes or an own network? Then give data= or model= as in training') from error
     return classifier
 
-# %% ../nbs/06_classifier.ipynb #464fc026
+# %% ../nbs/06_classifier.ipynb #07c387e2
 @patch
 def save_checkpoint(self: MNISTClassifier,
     path,  # file to write; an older one is replaced at once and whole
 ):
     "Write all that training needs to go on, as of the last finished epoch."
+    if self.trainer is None and len(self.history):
+        raise ValueError('there is no training to save: these weights came from a file; save_model keeps them, train() begins a training')
     if self.trainer is None: self.begin()
     checkpoints.save_checkpoint(self.trainer, path, {'recipe': self.trainer_recipe})
 

@@ -6,9 +6,10 @@
 __all__ = ['RECIPE', 'EXPECTED', 'Parser', 'build_parser', 'UsageError', 'train_command', 'evaluate_command', 'predict_command',
            'main']
 
-# %% ../nbs/06b_command_line.ipynb #34e6d146
-import argparse, json, re, sys, warnings
+# %% ../nbs/06b_command_line.ipynb #9f584ad3
+import argparse, json, os, re, sys, warnings
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 
 from . import __version__
 
@@ -111,21 +112,24 @@ def _scheduler(words):
         except (ValueError, SyntaxError): options[name] = value
     return words[0], options
 
-# %% ../nbs/06b_command_line.ipynb #d23f9ebd
+# %% ../nbs/06b_command_line.ipynb #b9f22251
 def train_command(
     options,  # what the parser gave for `train`
 ):            # dict: the result, for `--json`
     "Train, score on the test images, save."
     from mnist_nb.checkpoints import check_writable
     classifier = _new_classifier(options)
-    if options.resume and not options.checkpoint: raise UsageError('--resume needs --checkpoint FILE to go on from')
-    if options.save: check_writable(options.save, classifier.model)
+    if options.resume and options.checkpoint is None: raise UsageError('--resume needs --checkpoint FILE to go on from')
+    if options.save is not None:
+        check_writable(options.save, classifier.model)
+        if options.checkpoint is not None and Path(options.save).resolve() == Path(options.checkpoint).resolve():
+            raise UsageError('--save and --checkpoint name the same file; the model would replace the training to go on with')
     splits = classifier.splits()
     print('Images: ' + ', '.join(f'{len(part):,} {name}' for name, part in splits.items()) + f' ({splits["test"].name})')
     history = classifier.train(resume=options.resume, checkpoint=options.checkpoint)
     result = {'command': 'train', 'recipe': classifier.recipe, 'data': splits['test'].name, 'history': vars(history),
               'best_epoch': history.best_epoch, 'interrupted': classifier.trainer.interrupted, 'saved': None}
-    if options.save and len(history): classifier.save_model(options.save); result['saved'] = options.save
+    if options.save is not None and len(history): classifier.save_model(options.save); result['saved'] = options.save
     if result['interrupted']:
         _tell(f'interrupted after {len(history)} of {classifier.epochs} epochs; ' +
               ('the same command goes on from there' if options.checkpoint else '--checkpoint FILE lets the same command go on'))
@@ -170,7 +174,7 @@ def evaluate_command(
     return {'command': 'evaluate', 'model': options.model or 'pretrained', 'data': preds.data.name, **score,
             'classes': rows.to_dict('records')}
 
-# %% ../nbs/06b_command_line.ipynb #f08bfd2a
+# %% ../nbs/06b_command_line.ipynb #a9f1bd07
 def predict_command(
     options,  # what the parser gave for `predict`
 ):            # dict: the result, for `--json`
@@ -178,7 +182,7 @@ def predict_command(
     classifier, answers = _trained(options), []
     for path in options.images:
         try: probs = classifier.predict_proba(path)[0].tolist()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, MemoryError) as error:
             text = _one_line(error)
             answers.append({'image': path, 'error': text})
             _tell(text if path in text else f'{path}: {text}')
@@ -189,7 +193,7 @@ def predict_command(
     return {'command': 'predict', 'model': options.model or 'pretrained', 'images': answers,
             'status': int(any('error' in answer for answer in answers))}
 
-# %% ../nbs/06b_command_line.ipynb #1a3d515c
+# %% ../nbs/06b_command_line.ipynb #1d13bae2
 def main(
     args=None,  # the words after `mnist_nb`, a list of str; None: those of this process
 ):              # exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted
@@ -198,23 +202,33 @@ def main(
     except SystemExit as stop: return stop.code
     run = {'train': train_command, 'evaluate': evaluate_command, 'predict': predict_command}[options.command]
     try:
+        for stream in sys.stdout, sys.stderr:  # a file's name may have letters that the terminal lacks
+            getattr(stream, 'reconfigure', lambda **how: None)(errors='backslashreplace')
         with _one_line_warnings(), redirect_stdout(sys.stderr if options.json else sys.stdout):
             _set_threads(options.threads)
             result = run(options)
+        status = result.pop('status', 0)
+        if options.json: print(json.dumps(result))
+        sys.stdout.flush()
+        return status
     except UsageError as error: return _tell(f'{_one_line(error)} (see mnist_nb {options.command} --help)', 2)
     except KeyboardInterrupt: return _tell('interrupted', 130)
-    except EXPECTED as error: return _tell(_one_line(error), 1)
-    status = result.pop('status', 0)
-    if options.json: print(json.dumps(result))
-    return status
+    except BrokenPipeError: return _finish(1)  # whoever reads us, such as `head`, has seen enough
+    except EXPECTED as error: return _finish(_tell(_one_line(error), 1))
 
-# %% ../nbs/06b_command_line.ipynb #2fc44140
+# %% ../nbs/06b_command_line.ipynb #f4b0e02c
 EXPECTED = (OSError, ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError, ImportError)
 
 def _one_line(error):
     "What an exception or a warning says, without line breaks."
     text = ' '.join(str(error).split())
     return re.sub(r'^\[Errno \d+\] ', '', text) or type(error).__name__
+
+def _finish(status):
+    "Give the status back; where stdout takes nothing any more, send the rest nowhere, or Python would complain at its end."
+    try: sys.stdout.flush()
+    except OSError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
 
 def _set_threads(threads):
     "Let torch use this many CPU threads."

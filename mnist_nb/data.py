@@ -7,12 +7,14 @@ __all__ = ['MNIST_FILES', 'MNIST_MIRRORS', 'MEAN', 'STD', 'read_idx', 'is_intact
            'load_mnist', 'load_sample', 'load_data', 'plot_images', 'plot_class_counts', 'plot_mean_images',
            'split_train_valid', 'normalize', 'Batches', 'affine', 'random_affine']
 
-# %% ../nbs/00_data.ipynb #9f021e21
+# %% ../nbs/00_data.ipynb #523efe9f
 import gzip, hashlib, os, shutil, socket, struct, tempfile, time, zlib
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from http.client import HTTPException
+from numbers import Real
 from pathlib import Path
+from threading import Lock
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -92,16 +94,17 @@ def download_mnist(
         if not is_intact(raw / name, md5): _download_file(name, md5, raw, mirrors, timeout)
     return raw
 
-# %% ../nbs/00_data.ipynb #4a593553
+# %% ../nbs/00_data.ipynb #cb5fc4bb
 _WAYS_OUT = ("; connect to a network, or set MNIST_NB_DATA to a folder that holds MNIST/raw/, "
              "or go on without MNIST: data='sample'")
 _DISK_ERRORS = {28, 30, 122}  # no space left, read-only file system, quota exceeded
+_ONE_AT_A_TIME = Lock()       # what is set below while a download runs holds for the whole process
 
 def _download_file(name, md5, raw, mirrors, timeout):
     "Fetch one file into a scratch folder, check it there, then move it to its place in one step."
     from torchvision.datasets.utils import download_url
     reasons = {}
-    with _scratch_folder(raw, name) as scratch:
+    with _ONE_AT_A_TIME, _scratch_folder(raw, name) as scratch:
         for mirror in mirrors:
             try:
                 with _socket_timeout(timeout), redirect_stdout(None):
@@ -113,9 +116,10 @@ def _download_file(name, md5, raw, mirrors, timeout):
                 reasons[urlsplit(mirror).netloc or mirror] = _reason(error)
     told = [f'{host}: {reason}' for host, reason in reasons.items()]
     if len(set(reasons.values())) == 1: told = list(reasons.values())[:1]
-    raise ConnectionError(f'no mirror gave {name}: {", ".join(told) or "there is none to try"}{_WAYS_OUT}')
+    damaged = f'{raw / name} is damaged (its MD5 sum is wrong), and ' if (raw / name).exists() else ''
+    raise ConnectionError(f'{damaged}no mirror gave {name}: {", ".join(told) or "there is none to try"}{_WAYS_OUT}')
 
-# %% ../nbs/00_data.ipynb #8d26c51c
+# %% ../nbs/00_data.ipynb #569192c2
 @contextmanager
 def _scratch_folder(raw, name):
     "A temporary folder inside `raw`, so that the last move stays on one disk."
@@ -152,7 +156,8 @@ def _reason(error):
     if isinstance(error, RuntimeError): return 'what came is not the published file (cut off, or another page)'
     cause = getattr(error, 'reason', None)
     if isinstance(cause, OSError): error = cause
-    return getattr(error, 'strerror', None) or str(error) or type(error).__name__
+    text = getattr(error, 'strerror', None) or str(error) or type(error).__name__
+    return ' '.join(text.split())[:200]  # one line, whatever a server answered
 
 # %% ../nbs/00_data.ipynb #08cbe862
 @dataclass(frozen=True, eq=False)
@@ -268,19 +273,22 @@ def load_sample(
     images = _to_mnist_form(digits.images[rows])
     return LabeledImages(images, digits.target[rows].astype(np.int64), f'digits sample {split}')
 
-# %% ../nbs/00_data.ipynb #04a6d8c9
+# %% ../nbs/00_data.ipynb #b37d0c93
 def load_data(
     source='auto',  # 'mnist', 'sample', 'auto' (MNIST if it can be had) or one's own pair (train, test)
 ):                  # the pair (train, test) of LabeledImages
     "Training and test images from the best source at hand; says so in one line if that is the sample."
     if isinstance(source, (tuple, list)) and len(source) == 2 and all(isinstance(d, LabeledImages) for d in source):
+        if source[0].class_names != source[1].class_names:
+            raise ValueError(f'training and test images must have the same classes, got {source[0].class_names} and '
+                             f'{source[1].class_names}')
         return tuple(source)
     if not isinstance(source, str) or source not in ('auto', 'mnist', 'sample'):
         raise ValueError(f"data must be 'auto', 'mnist', 'sample' or a pair (train, test) of LabeledImages, "
                          f"got {_describe(source)}")
     if source != 'sample':
         try: return load_mnist('train'), load_mnist('test')
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError, RuntimeError) as error:  # the last two: a broken torchvision
             if source == 'mnist': raise
             print(f'MNIST is not at hand ({str(error).removesuffix(_WAYS_OUT)}); '
                   f'going on with the embedded sample of 1,797 digits.')
@@ -360,7 +368,7 @@ def plot_mean_images(
     means = [data.images[data.labels == c].mean(0).round().astype(np.uint8) for c in classes]
     return plot_images(np.array(means), [data.class_names[c] for c in classes], ax=ax)
 
-# %% ../nbs/00_data.ipynb #f5ba2cff
+# %% ../nbs/00_data.ipynb #f677f6b5
 def split_train_valid(
     data,             # images to divide, as LabeledImages
     train_split=0.8,  # share that stays for training, between 0 and 1
@@ -368,12 +376,12 @@ def split_train_valid(
 ):                    # the pair (train, valid) of LabeledImages
     "Divide images at random into a part to learn from and a part to choose by."
     _check_data(data)
-    n_train = round(len(data) * train_split) if 0 < train_split < 1 else 0
+    n_train = round(len(data) * train_split) if isinstance(train_split, Real) and 0 < train_split < 1 else 0
     if not 0 < n_train < len(data):
         raise ValueError(f'train_split={train_split} of {len(data)} images leaves one part empty: '
                          f'it must lie between 0 and 1; 0.8 is usual')
     try: generator = torch.Generator().manual_seed(int(seed))
-    except (RuntimeError, OverflowError) as error:
+    except (RuntimeError, OverflowError, ValueError, TypeError) as error:
         raise ValueError(f'seed must be a whole number below 2**64, got {seed!r}') from error
     order = torch.randperm(len(data), generator=generator).numpy()
     train, valid = data[order[:n_train]], data[order[n_train:]]

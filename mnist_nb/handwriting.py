@@ -27,16 +27,20 @@ def to_grey(
     else: behind = 0.0 if visible.mean() > 0.5 else 1.0
     return np.float32(255 * (grey * alpha + behind * (1 - alpha)))
 
-# %% ../nbs/00b_handwriting.ipynb #e411f87a
+# %% ../nbs/00b_handwriting.ipynb #a0e4055d
 def _open_picture(path):
     "A picture file as a PIL image, turned upright as the camera noted."
     from PIL import Image, ImageOps, UnidentifiedImageError
-    path = Path(path).expanduser()
+    path = Path(path)
+    if not path.exists() and str(path).startswith('~/'): path = path.expanduser()
     if not path.exists():
         raise FileNotFoundError(f'there is no file {str(path)!r} (seen from {Path.cwd()}); check the path')
     if path.is_dir(): raise ValueError(f'{str(path)!r} is a folder; give the path of one picture in it')
     try:
-        with Image.open(path) as image: return ImageOps.exif_transpose(image)
+        with Image.open(path) as image:
+            if max(image.size) > 2048 and image.mode in ('L', 'RGB', 'RGBA', 'CMYK'):  # no need of gigabytes for a digit
+                image = image.reduce(max(image.size) // 1024)
+            return ImageOps.exif_transpose(image)
     except PermissionError: raise
     except UnidentifiedImageError:
         raise ValueError(f'{str(path)!r} is not a picture that Pillow can read; save it as PNG or JPEG') from None
@@ -46,6 +50,8 @@ def _open_picture(path):
 def _as_array(source):
     "Pixels of a PIL image, tensor or array, as they are stored."
     if hasattr(source, 'getbands'):
+        from PIL import ImageOps
+        source = ImageOps.exif_transpose(source)
         return np.asarray(source if source.mode in ('L', 'LA', 'RGB', 'RGBA', 'I', 'F', 'I;16') else source.convert('RGBA'))
     if hasattr(source, 'detach'):
         source = source.detach().cpu()
@@ -56,7 +62,7 @@ def _as_array(source):
         raise TypeError(f'expected a path, PIL image, array or tensor of numbers, got {type(source).__name__} of {array.dtype}')
     return array
 
-# %% ../nbs/00b_handwriting.ipynb #b042c811
+# %% ../nbs/00b_handwriting.ipynb #082bb827
 def _to_unit(array):
     "Pixels as float32 `(height, width, channels)`, 0-1; refuses what is no picture."
     if array.ndim == 2: array = array[..., None]
@@ -72,7 +78,7 @@ def _to_unit(array):
     if low < 0 or high > (255 if is_float else 65535):
         raise ValueError(f'expected pixels 0-1, 0-255 or 16-bit whole numbers, got {low:g} to {high:g}; rescale them '
                          '(a normalised image: pixels * STD + MEAN)')
-    if array.dtype == bool or (is_float and high <= 1): return np.float32(array)
+    if high <= 1: return np.float32(array)  # floats 0-1, or a mask of zeros and ones
     return np.float32(array) / (65535 if high > 255 else 255)
 
 # %% ../nbs/00b_handwriting.ipynb #95d8650f
@@ -114,7 +120,7 @@ def otsu_threshold(
     between = n_lower * n_upper * gap**2
     return float(edges[1:-1][between >= between.max() * (1 - 1e-9)].mean())
 
-# %% ../nbs/00b_handwriting.ipynb #33e8e810
+# %% ../nbs/00b_handwriting.ipynb #d72c3017
 def find_ink(
     contrast,  # difference from the paper, ink positive, float `(height, width)`, as from `ink_contrast`
 ):             # ink on black, float32 `(height, width)`, 0-255
@@ -124,10 +130,12 @@ def find_ink(
     core = contrast > otsu_threshold(contrast)
     if core.all() or not core.any(): raise ValueError(_NO_DIGIT)
     pieces, _ = ndimage.label(core, np.ones((3, 3)))
-    sizes = np.bincount(pieces.reshape(-1))
+    sizes, is_strip = np.bincount(pieces.reshape(-1)), _along_a_border(pieces)
     sizes[0] = 0  # the background is no piece
-    core = (sizes >= 0.05 * sizes.max())[pieces]
-    level, scatter = np.median(contrast[core]), contrast[~core].std()
+    sizes[is_strip] = 0
+    core, outside = (sizes >= max(1, 0.05 * sizes.max()))[pieces], is_strip[pieces]
+    if not core.any(): raise ValueError(_NO_DIGIT)
+    level, scatter = np.median(contrast[core]), contrast[~core & ~outside].std()
     n_parts = ndimage.label(core)[1] + ndimage.label(~core)[1]
     if level < max(8, 4 * scatter) or n_parts > 20 + 0.02 * core.sum(): raise ValueError(_NO_DIGIT)
     part = crop_ink(core)
@@ -136,7 +144,12 @@ def find_ink(
     white = np.percentile(contrast[core], 90)
     return np.float32(rim * (255 * contrast / white).clip(0, 255))
 
-# %% ../nbs/00b_handwriting.ipynb #722f79fd
+# %% ../nbs/00b_handwriting.ipynb #971bf795
+def _along_a_border(pieces):
+    "Which pieces fill more than half of a border, as a strip of the table beside the paper does: bool `(number of pieces + 1,)`."
+    n, borders = pieces.max() + 1, (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1])
+    return np.any([np.bincount(border, minlength=n) > len(border) / 2 for border in borders], axis=0) & (np.arange(n) > 0)
+
 _NO_DIGIT = ('no digit found: nothing stands out clearly from an even background; '
              'write with a darker or thicker pen, or crop the picture to the digit')
 _FILLED = ('no digit found: what stands out is one filled area, perhaps the paper on a table; '

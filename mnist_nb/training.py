@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['SCHEDULERS', 'PER_BATCH', 'History', 'EarlyStopping', 'make_scheduler', 'pick_device', 'autocast_dtype', 'set_seed',
-           'random_state', 'set_random_state', 'plain', 'Trainer', 'stop_button', 'plot_history', 'check_weights']
+           'random_state', 'set_random_state', 'plain', 'Trainer', 'in_words', 'stop_button', 'plot_history',
+           'check_weights']
 
-# %% ../nbs/02_training.ipynb #aa513b4c
+# %% ../nbs/02_training.ipynb #244a3bd3
 import math, os, random, signal, threading, time, warnings, zlib
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,13 +47,14 @@ class History:
         ranks = [(accuracy, -loss) for accuracy, loss in zip(self.val_accuracy, self.val_loss)]
         return ranks.index(max(ranks)) + 1 if ranks else 0
 
-# %% ../nbs/02_training.ipynb #20f3803c
+# %% ../nbs/02_training.ipynb #0149f83c
 @patch
 def append(self: History,
     **measured,  # one number for each of the six lists
 ):
     "Add one epoch."
-    for name, values in vars(self).items(): values.append(float(measured[name]))
+    numbers = {name: float(measured[name]) for name in vars(self)}  # all or nothing
+    for name, number in numbers.items(): vars(self)[name].append(number)
 
 # %% ../nbs/02_training.ipynb #4d6b4238
 @patch
@@ -105,7 +108,28 @@ def _fill_in(name, options, epochs, steps_per_epoch, learning_rate):
     if {'epochs', 'steps_per_epoch'} & options.keys(): open_ones.pop('total_steps', None)
     return {key: value for key, value in open_ones.items() if key not in options}
 
-# %% ../nbs/02_training.ipynb #32e061cb
+# %% ../nbs/02_training.ipynb #4e7d32f6
+def _scheduler(name, optimizer, epochs, steps_per_epoch, options):
+    "A scheduler of this name, its parts made first."
+    if name not in SCHEDULERS:
+        raise ValueError(f'unknown scheduler {name!r}; torch.optim.lr_scheduler has {", ".join(SCHEDULERS)}')
+    full = options | _fill_in(name, options, epochs, steps_per_epoch, optimizer.defaults['lr'])
+    if isinstance(parts := options.get('schedulers'), (list, tuple)):
+        full['schedulers'] = [_scheduler(part, optimizer, epochs, steps_per_epoch, its) for part, its in parts]
+    return getattr(lr_scheduler, name)(optimizer=optimizer, **full)
+
+# %% ../nbs/02_training.ipynb #8f19dcfb
+def _rehearse(name, learning_rate, epochs, steps_per_epoch, options):
+    "Step a scheduler through a run without any training; whatever can't work raises here."
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=learning_rate)
+    scheduler = _scheduler(name, optimizer, epochs, steps_per_epoch, options)
+    for _ in range(epochs):
+        optimizer.step()
+        scheduler.step(*[0.5] * (name == 'ReduceLROnPlateau'))
+        rate = optimizer.param_groups[0]['lr']
+        if not 0 <= rate < math.inf: raise ValueError(f'the learning rate becomes {rate}')
+
+# %% ../nbs/02_training.ipynb #e8ff3cdc
 def make_scheduler(
     name,             # class in torch.optim.lr_scheduler, such as 'StepLR'
     optimizer,        # whose learning rate it will move
@@ -114,15 +138,11 @@ def make_scheduler(
     /, **options,     # for the scheduler, such as step_size=5
 ):                    # the scheduler
     "A learning-rate scheduler by name; a missing length is filled in."
-    if name not in SCHEDULERS:
-        raise ValueError(f'unknown scheduler {name!r}; torch.optim.lr_scheduler has {", ".join(SCHEDULERS)}')
-    full = options | _fill_in(name, options, epochs, steps_per_epoch, optimizer.defaults['lr'])
     try:
-        if isinstance(parts := options.get('schedulers'), (list, tuple)):
-            run = optimizer, epochs, steps_per_epoch
-            full['schedulers'] = [make_scheduler(part, *run, **its) for part, its in parts]
-        return getattr(lr_scheduler, name)(optimizer=optimizer, **full)
-    except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        _rehearse(name, optimizer.defaults['lr'], epochs, steps_per_epoch, options)
+        return _scheduler(name, optimizer, epochs, steps_per_epoch, options)
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        if name not in SCHEDULERS: raise
         raise ValueError(f'scheduler {name} cannot work with the options {options or "(none)"}: {error}; '
                          f'see help(torch.optim.lr_scheduler.{name})') from error
 
@@ -185,7 +205,7 @@ def random_state(): # dict of lists and tensors
     if torch.backends.mps.is_available(): state['mps'] = torch.mps.get_rng_state()
     return state
 
-# %% ../nbs/02_training.ipynb #025e491f
+# %% ../nbs/02_training.ipynb #e89f4ca6
 def set_random_state(
     state,  # what `random_state()` gave
 ):
@@ -193,6 +213,7 @@ def set_random_state(
     version, words, gauss = state['python']
     random.setstate((version, tuple(words.tolist()), gauss))
     name, keys, *rest = state['numpy']
+    if not 0 <= rest[0] <= 624: raise ValueError(f'no state of NumPy: position {rest[0]}')  # it would crash
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state['torch'])
     for i, cuda in enumerate(state.get('cuda', [])[:torch.cuda.device_count()]): torch.cuda.set_rng_state(cuda, i)
@@ -336,16 +357,29 @@ def validate(self: Trainer): # mean loss and accuracy
             right += (output.argmax(1) == labels).sum()
     return total_loss / len(self.valid.data), int(right) / len(self.valid.data)
 
-# %% ../nbs/02_training.ipynb #a2fd56fc
+# %% ../nbs/02_training.ipynb #0ad776ce
+def in_words(
+    value,  # an option: numbers, texts, functions, nested in dicts, lists, tuples and sets
+):          # the same in plain values
+    "Settings as they can be written down and compared: functions by their names, sets and ranges as lists."
+    if isinstance(value, dict): return {key: in_words(item) for key, item in value.items()}
+    if isinstance(value, (set, frozenset, range)): return sorted(map(in_words, value))
+    if isinstance(value, (np.ndarray, np.generic)): return value.tolist()
+    if isinstance(value, (list, tuple)): return type(value)(map(in_words, value))
+    if isinstance(value, partial):
+        arguments = [*map(repr, value.args), *(f'{key}={item!r}' for key, item in value.keywords.items())]
+        return f'{in_words(value.func)}({", ".join(arguments)})'
+    return getattr(value, '__name__', type(value).__name__) if callable(value) else value
+
+# %% ../nbs/02_training.ipynb #4317956c
 @patch
 def run(self: Trainer): # dict of texts and numbers
     "What a resumed run must have in common with the one that was cut."
     checksum = lambda data: f'{len(data):,} images {zlib.crc32(data.images, zlib.crc32(data.labels)):08x}'
-    name = lambda function: function and getattr(function, '__qualname__', type(function).__name__)
-    return {'train': checksum(self.train.data), 'valid': checksum(self.valid.data),
-            'batch_size': self.train.batch_size, 'augment': name(getattr(self.train, 'augment', None)),
-            'transform': name(getattr(self.train, 'transform', None)),
-            'learning_rate': self.learning_rate, 'scheduler': self.scheduler_name}
+    return {'train': checksum(self.train.data), 'valid': checksum(self.valid.data), 'batch_size': self.train.batch_size,
+            'augment': in_words(getattr(self.train, 'augment', None)), 'transform': in_words(getattr(self.train, 'transform', None)),
+            'learning_rate': self.learning_rate, 'scheduler': self.scheduler_name,
+            'scheduler_options': in_words(self.scheduler_options)}
 
 # %% ../nbs/02_training.ipynb #4503eb8a
 @patch
@@ -416,19 +450,28 @@ def stop_button():
     finally:
         if ours: signal.signal(signal.SIGINT, usual)
 
-# %% ../nbs/02_training.ipynb #533cf41e
+# %% ../nbs/02_training.ipynb #02abc101
+@patch
+def check(self: Trainer,
+    epochs,  # to reach in total, those already trained included
+):
+    "Raise unless this run can go up to so many epochs; weights and state stay as they are."
+    _check_whole('epochs', epochs, 1)
+    self._build((self.state or {}).get('planned') or int(epochs))
+    steps = getattr(self.scheduler, 'total_steps', None)  # OneCycleLR refuses any further one
+    if (most := steps // len(self.train) if steps else self.planned or epochs) < epochs:
+        raise ValueError(f'this {self.scheduler_name} schedule was laid out for {most} epochs and cannot go on to {epochs}: '
+                         + f'train up to {most}, or ' * (most > 0) + f'start anew with a schedule for {epochs}')
+
+# %% ../nbs/02_training.ipynb #85383e55
 @patch
 def _start(self: Trainer, epochs):
     "Get ready to train up to `epochs`, from the last epoch's end or from the beginning."
-    _check_whole('epochs', epochs, 1)
+    self.check(epochs)
     if self.state is None: self.state = self.snapshot()
     self.restore(int(epochs))
-    steps = getattr(self.scheduler, 'total_steps', None)  # OneCycleLR refuses any further one
-    if (most := steps // len(self.train) if steps else self.planned or epochs) < epochs:
-        raise ValueError(f'this {self.scheduler_name} schedule was laid out for {most} epochs and cannot go on to '
-                         f'{epochs}: train up to {most}, or start anew with a schedule for {epochs}')
 
-# %% ../nbs/02_training.ipynb #b126c04c
+# %% ../nbs/02_training.ipynb #02d25434
 @patch
 def _run(self: Trainer, epochs, button, bar, on_epoch, say):
     "Epoch after epoch, until the last, the end of patience, or the stop button."
@@ -437,12 +480,12 @@ def _run(self: Trainer, epochs, button, bar, on_epoch, say):
         bar.update()
         return button.pressed
     while not self._finished(epochs) and not button.pressed and self.one_epoch(after_step):
-        n, history = len(self.history), self.history
-        say(f'Epoch {n}/{epochs}: Train Loss: {history.loss[-1]:.3f}, Val Acc: {history.val_accuracy[-1]:.1%}')
-        if n == max(2, math.ceil(100 / len(self.train))): self._warn_near_chance()
         if on_epoch:
             on_epoch(self)
             set_random_state(self.state['random'])  # whatever it drew, the run goes on as kept
+        n, history = len(self.history), self.history
+        say(f'Epoch {n}/{epochs}: Train Loss: {history.loss[-1]:.3f}, Val Acc: {history.val_accuracy[-1]:.1%}')
+        if n == max(2, math.ceil(100 / len(self.train))): self._warn_near_chance()
 
 # %% ../nbs/02_training.ipynb #7a8b0f74
 @patch
@@ -581,7 +624,7 @@ def state_dict(self: Trainer): # dict of tensors, numbers and texts; read it, do
     "The whole resumable state at the last epoch's end."
     return self.state if self.state is not None else self.snapshot()
 
-# %% ../nbs/02_training.ipynb #4b87644c
+# %% ../nbs/02_training.ipynb #16f637fc
 @patch
 def load_state_dict(self: Trainer,
     state,  # what `state_dict` of a trainer with the same settings gave
@@ -592,21 +635,29 @@ def load_state_dict(self: Trainer,
     try:
         self.state = plain(state)
         self._settle()
-    except Exception as error:
+    except BaseException as error:  # the stop button, too
         self.state = before[1]
         self.restore()
         self.state = before[0]
+        if not isinstance(error, Exception): raise
         raise ValueError(f'this state does not fit the trainer ({type(error).__name__}: {error})') from error
 
-# %% ../nbs/02_training.ipynb #abc1db23
+# %% ../nbs/02_training.ipynb #84d39d22
 def _check_state(state, trainer):
     "Raise unless `state` can be continued by `trainer`."
     needed = {'epoch', 'planned', 'run', 'model', 'best', 'optimizer', 'scaler', 'scheduler', 'early_stopping',
               'history', 'random'}
     missing = sorted(needed - state.keys()) if isinstance(state, dict) else 'everything'
     if missing: raise ValueError(f'this is not the state of a Trainer: it lacks {missing}')
+    epoch, history = state['epoch'], state['history']
+    whole = type(epoch) is int and epoch >= 0 and isinstance(history, dict) and history.keys() == vars(History()).keys()
+    if not whole or not all(type(value) is float for values in history.values() for value in values) or any(
+            len(values) != epoch for values in history.values()):
+        raise ValueError(f'this state does not fit the trainer: its history has not one number for each of {epoch!r} epochs')
     for weights in (state['model'], state['best']): check_weights(trainer.model, weights)
-    theirs, ours = state['run'] if isinstance(state['run'], dict) else {}, trainer.run()
+    ours = trainer.run()
+    theirs = {'scheduler_options': ours['scheduler_options']}  # the first states were kept without them
+    if isinstance(state['run'], dict): theirs |= state['run']
     other = [f'{key} was {theirs.get(key)!r}, here it is {value!r}'
              for key, value in ours.items() if theirs.get(key) != value]
     if other:

@@ -237,3 +237,48 @@ def test_module_and_script_are_the_command():
     for start in (['-m', 'mnist_nb'], ['mnist_nb.py']):
         done = subprocess.run([sys.executable, *start, '--version'], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0 and re.fullmatch(r'mnist_nb \d+\.\d+\.\d+\n', done.stdout)
+
+
+def test_one_file_for_two_purposes_is_wrong_usage(run, tmp_path):
+    status, out, err = run('train', *SMALL, '--save', tmp_path / 'a', '--checkpoint', tmp_path / 'x' / '..' / 'a')
+    assert status == 2 and 'name the same file' in err[0] and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('option', ['--save', '--checkpoint'])
+def test_an_empty_name_is_refused_before_training(run, option):
+    status, out, err = run('train', *SMALL, option, '')
+    assert status == 1 and 'is a folder: name a file in it' in err[-1] and not any('Epoch' in line for line in out)
+
+
+def test_a_picture_that_fails_does_not_stop_the_others(run, digits, tmp_path):
+    odd = Path('~seven.png')
+    odd.write_bytes(digits[0].read_bytes())
+    status, out, err = run('predict', '~nobody-here/a.png', odd, digits[1])
+    assert status == 1 and len(out) == 2 and out[0].startswith('~seven.png: ') and '~nobody-here/a.png' in err[0]
+
+
+@pytest.mark.parametrize('options', [{'PYTHONIOENCODING': 'ascii'}, {}], ids=['ascii', 'utf-8'])
+def test_a_name_in_other_letters_can_be_printed(options, digits, tmp_path):
+    name = tmp_path / 'sieben-ü-七.png'
+    name.write_bytes(digits[0].read_bytes())
+    done = subprocess.run([sys.executable, '-m', 'mnist_nb', 'predict', str(name)], capture_output=True, env=os.environ | options)
+    assert done.returncode == 0 and done.stdout.count(b'\n') == 1 and done.stderr == b''
+
+
+@pytest.mark.skipif(not Path('/dev/full').exists(), reason='needs /dev/full')
+def test_a_full_disk_or_a_closed_pipe_behind_stdout_gives_no_traceback(digits):
+    command = [sys.executable, '-m', 'mnist_nb', 'predict', str(digits[0]), '--json']
+    with open('/dev/full', 'w') as full: done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and done.stderr.splitlines()[1:] == ['mnist_nb: No space left on device']
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1  # the line for people, and no complaint
+
+
+def test_a_large_picture_needs_little_memory(tmp_path):
+    Image.new('RGB', (12_000, 9_000), 'white').save(tmp_path / 'large.png')
+    code = (f"from mnist_nb.handwriting import to_grey; import resource; before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
+            f"print(to_grey({str(tmp_path / 'large.png')!r}).shape, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 700_000)")
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout == '(819, 1091) True\n'

@@ -14,6 +14,8 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -219,7 +221,37 @@ def foreign_files(good, mark):
         'other kind': (saved({**file, 'kind': 'weights'}), 'holds weights'),
         'altered': (saved({**file, 'content': {**file['content'], 'config': {}}}), 'fingerprint'),
         'hollow': (saved({**file, 'content': {}, 'sha256': digest({})}), 'config'),
+        'two kilobytes of a million million parts': (saved({**file, 'content': nested_twice(40)}), 'fingerprint'),
+        'a tensor larger than its file': (saved({**file, 'content': torch.zeros(1).expand(10**9)}), 'fingerprint'),
+        'two hundred thousand tuples': (with_pickle(good, b'\x80\x02}(' + b'N' + b'\x85' * 200_000 + b'K\x01u.'), 'damaged or hostile'),
+        'no texts': (saved({**file, 'format': torch.zeros(3), 'kind': [1]}), 'not written by mnist_nb'),
+        'a history of texts': (altered(file, history={name: ['x', 'y'] for name in file['content']['trainer']['history']}), 'history'),
+        'an epoch before the first': (altered(file, epoch=-3), 'history'),
+        'random numbers from nowhere': (altered(file, random={**file['content']['trainer']['random'], 'numpy': [
+            'MT19937', file['content']['trainer']['random']['numpy'][1], 2**31 - 2, 0, 0.0]}), 'no state of NumPy'),
     }
+
+
+def nested_twice(n):
+    value = [0]
+    for _ in range(n): value = [value, value]
+    return value
+
+
+def with_pickle(good, code):
+    "The good archive with other instructions in it."
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(good)) as old, zipfile.ZipFile(buffer, 'w') as new:
+        for name in old.namelist(): new.writestr(name, code if name.endswith('.pkl') else old.read(name))
+    return buffer.getvalue()
+
+
+def altered(file, **changes):
+    "A file with changes in the trainer's state and a correct fingerprint."
+    content = {**file['content'], 'trainer': {**file['content']['trainer'], **changes}}
+    buffer = io.BytesIO()
+    torch.save({**file, 'content': content, 'sha256': digest(content)}, buffer)
+    return buffer.getvalue()
 
 
 def test_foreign_and_hostile_files_are_refused_and_change_nothing(checkpoint, tmp_path, tally):
@@ -330,6 +362,92 @@ def test_a_folder_without_rights_is_said_before_training(processes, tmp_path_fac
         kind, message = here.recv()
         process.join()
     assert kind == 'PermissionError' and 'run.checkpoint' in message
+
+
+@pytest.mark.parametrize('change', [dict(learning_rate=-1), dict(epochs=0), dict(batch_size=0), dict(scheduler='OneCycleLR', scheduler_options={'total_steps': 20})],
+                         ids=lambda change: next(iter(change)))
+def test_a_refused_training_leaves_the_trained_model(change):
+    classifier = build('constant')
+    classifier.train()
+    before = fingerprint(classifier)
+    vars(classifier).update(change)
+    with pytest.raises(ValueError): classifier.train(resume=False)
+    assert fingerprint(classifier) == before and len(classifier.history) == EPOCHS
+
+
+def test_a_refused_continuation_leaves_the_best_weights():
+    classifier = build('cosine')
+    classifier.train()
+    before = fingerprint(classifier)['in the model']
+    classifier.epochs = EPOCHS + 3
+    with pytest.raises(ValueError, match='laid out for 5 epochs'): classifier.train()
+    assert fingerprint(classifier)['in the model'] == before
+
+
+@pytest.mark.parametrize('name, options', [
+    ('LambdaLR', dict(lr_lambda=lambda epoch: 0.9**epoch)), ('MultiplicativeLR', dict(lr_lambda=lambda epoch: 0.9)),
+    ('CyclicLR', dict(base_lr=1e-4, max_lr=1e-2, scale_fn=lambda x: 1 / (1 + x), cycle_momentum=False)),
+    ('MultiStepLR', dict(milestones=range(1, 3))), ('MultiStepLR', dict(milestones=np.array([1, 2]))), ('MultiStepLR', dict(milestones={1, 2}))],
+    ids=lambda value: value if isinstance(value, str) else type(next(iter(value.values()))).__name__)
+def test_schedulers_of_functions_and_arrays_are_kept_too(name, options, tmp_path):
+    def run(epochs):
+        classifier = build('constant')
+        classifier.epochs = epochs
+        classifier.set_scheduler(name, **options)
+        return classifier
+    whole, first, second = run(3), run(2), run(3)
+    whole.train()
+    first.train(checkpoint=tmp_path / 'run')
+    second.train(checkpoint=tmp_path / 'run')
+    assert fingerprint(second) == fingerprint(whole)
+    second.save_model(tmp_path / 'model.pt')
+    assert MNISTClassifier.from_file(tmp_path / 'model.pt', data=some_digits()).evaluate() == second.evaluate()
+
+
+def test_arguments_of_a_partial_function_belong_to_the_run(tmp_path):
+    little, much = (build('constant') for _ in range(2))
+    little.augment, much.augment = partial(random_affine, degrees=5), partial(random_affine, degrees=60)
+    little.train(checkpoint=tmp_path / 'run')
+    with pytest.raises(ValueError, match='degrees=5.*degrees=60'): much.train(checkpoint=tmp_path / 'run')
+
+
+def test_patience_may_be_chosen_anew_when_going_on():
+    classifier = build('early stopping')
+    n = len(classifier.train())
+    assert n < EPOCHS
+    classifier.patience = None
+    assert len(classifier.train()) == EPOCHS
+    classifier.epochs, classifier.patience, classifier.min_delta = 40, 1, 0.9
+    assert len(classifier.train()) < 40
+
+
+def test_a_loaded_model_is_ready_and_refuses_what_it_cannot_keep(tmp_path):
+    classifier = build('constant')
+    classifier.train()
+    classifier.save_model(tmp_path / 'good.pt')
+    loaded = MNISTClassifier.from_file(tmp_path / 'good.pt', data=some_digits())
+    assert not loaded.model.training
+    with pytest.raises(ValueError, match='no training to save'): loaded.save_checkpoint(tmp_path / 'run')
+    assert len(loaded.history) == EPOCHS
+    for name, config in (('history', {'recipe': classifier.recipe, 'history': 'long ago'}), ('recipe', {'recipe': 3}), ('recipe', {'recipe': {'epochs': 1}})):
+        checkpoints.save_weights(build('per batch').model, tmp_path / 'odd.pt', config)
+        before = digest(checkpoints.plain(dict(loaded.model.state_dict())))
+        for load in loaded.load_model, MNISTClassifier.from_file:
+            with pytest.raises(ValueError, match=name): load(tmp_path / 'odd.pt')
+        assert digest(checkpoints.plain(dict(loaded.model.state_dict()))) == before
+    with pytest.raises(FileNotFoundError, match='none.checkpoint is not there'): build('constant').train(resume=True, checkpoint=tmp_path / 'none.checkpoint')
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='permissions as POSIX has them')
+def test_a_file_keeps_its_permissions_and_strangers_keep_theirs(tmp_path):
+    path, stranger = tmp_path / 'run', tmp_path / '.run.notes.tmp'
+    save_file({}, path, 'weights')
+    path.chmod(0o600)
+    stranger.write_text('mine')
+    os.utime(stranger, (0, 0))
+    check_writable(path)
+    save_file({}, path, 'weights')
+    assert path.stat().st_mode & 0o777 == 0o600 and stranger.exists()
 
 
 @pytest.mark.parametrize('path, kind', [('missing/run.checkpoint', FileNotFoundError), ('.', IsADirectoryError)])
