@@ -90,14 +90,16 @@ def check_writable(
     size = 1 if model is None else sum(4 * value.nbytes + 4096 for value in model.state_dict().values()) + 2**16
     with temporary_beside(path, bytes(size)): pass
 
-# %% ../nbs/02b_checkpoints.ipynb #5f51ad22
+# %% ../nbs/02b_checkpoints.ipynb #47490aaa
 def digest(
     content,  # nested dicts, lists and tuples of tensors, numbers and texts
 ):            # 64 hexadecimal digits
     "A fingerprint (SHA-256) of names, types, shapes and values."
     sha = hashlib.sha256()
-    def add(value):
-        "Part by part, down into the nested ones."
+    def add(
+        value,  # a part of the content
+    ):
+        "Take in one part, and what is nested in it."
         kind = type(value).__name__
         if isinstance(value, torch.Tensor):
             sha.update(f'{value.dtype} {tuple(value.shape)}\n'.encode())

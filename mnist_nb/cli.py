@@ -216,7 +216,7 @@ def main(
     except BrokenPipeError: return _finish(1)  # whoever reads us, such as `head`, has seen enough
     except EXPECTED as error: return _finish(_tell(_one_line(error), 1))
 
-# %% ../nbs/06b_command_line.ipynb #f4b0e02c
+# %% ../nbs/06b_command_line.ipynb #8c9facb8
 EXPECTED = (OSError, ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError, ImportError)
 
 def _one_line(error):
@@ -233,7 +233,7 @@ def _finish(status):
 def _set_threads(threads):
     "Let torch use this many CPU threads."
     if threads is None: return
-    if threads < 1: raise UsageError(f'--threads must be 1 or more, got {threads}')
+    if not 1 <= threads <= 1024: raise UsageError(f'--threads must be 1 to 1024, got {threads}')
     import torch
     torch.set_num_threads(threads)
 

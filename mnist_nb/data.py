@@ -119,7 +119,7 @@ def _download_file(name, md5, raw, mirrors, timeout):
     damaged = f'{raw / name} is damaged (its MD5 sum is wrong), and ' if (raw / name).exists() else ''
     raise ConnectionError(f'{damaged}no mirror gave {name}: {", ".join(told) or "there is none to try"}{_WAYS_OUT}')
 
-# %% ../nbs/00_data.ipynb #569192c2
+# %% ../nbs/00_data.ipynb #ba48aadb
 @contextmanager
 def _scratch_folder(raw, name):
     "A temporary folder inside `raw`, so that the last move stays on one disk."
@@ -136,20 +136,13 @@ def _clear_scratch(raw):
         with suppress(OSError):  # another process may be at it, too
             if time.time() - old.stat().st_mtime > 86_400: shutil.rmtree(old)
 
+# %% ../nbs/00_data.ipynb #2810d9b6
 def _cannot_store(name, raw, error):
     "The exception for a folder that takes no file."
     if (raw / name).exists():
         return ValueError(f'{raw / name} is damaged (its MD5 sum is wrong) and cannot be replaced: '
                           f'{error.strerror}{_WAYS_OUT}')
     return type(error)(f'{name} is missing and {raw} cannot take it: {error.strerror}{_WAYS_OUT}')
-
-@contextmanager
-def _socket_timeout(seconds):
-    "Let no connection opened inside wait longer than this for the next byte."
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try: yield
-    finally: socket.setdefaulttimeout(before)
 
 def _reason(error):
     "Why a download failed, in a few words."
@@ -158,6 +151,14 @@ def _reason(error):
     if isinstance(cause, OSError): error = cause
     text = getattr(error, 'strerror', None) or str(error) or type(error).__name__
     return ' '.join(text.split())[:200]  # one line, whatever a server answered
+
+@contextmanager
+def _socket_timeout(seconds):
+    "Let no connection opened inside wait longer than this for the next byte."
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try: yield
+    finally: socket.setdefaulttimeout(before)
 
 # %% ../nbs/00_data.ipynb #08cbe862
 @dataclass(frozen=True, eq=False)

@@ -225,7 +225,7 @@ def plot_confusion_matrix(
     bar.ax.minorticks_off()
     return ax
 
-# %% ../nbs/03_evaluation.ipynb #ac92263a
+# %% ../nbs/03_evaluation.ipynb #04b646eb
 def calibration_table(
     preds,      # the `Predictions` to score
     n_bins=10,  # number of equally wide bins of confidence, 1 and up
@@ -233,7 +233,7 @@ def calibration_table(
     "Claimed and actual certainty of images with like confidence, side by side."
     import pandas as pd
     confidence = check_predictions(preds).confidence
-    if not isinstance(n_bins, int) or n_bins < 1:
+    if not isinstance(n_bins, (int, np.integer)) or n_bins < 1:
         raise ValueError(f'n_bins must be a whole number, 1 or more, got {n_bins!r}')
     edges = np.linspace(0, 1, n_bins + 1)
     bins = pd.cut(confidence.clip(0, 1), edges, labels=False, include_lowest=True)  # low < confidence <= high

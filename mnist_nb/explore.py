@@ -262,7 +262,7 @@ def tiles_css(
     places = (f'.{scope} .mnb-tile-{k}::before {{ background-position: {-56 * k}px 0 }}\n' for k in range(len(images)))
     return f'<style>{rules}{"".join(places)}</style>'
 
-# %% ../nbs/05_explore.ipynb #b814c75f
+# %% ../nbs/05_explore.ipynb #5284aa8d
 class Tiles:
     "A grid of buttons with pictures on them; `on_choose` gets the position of the image that was pressed."
     def __init__(self,
@@ -285,19 +285,21 @@ class Tiles:
         "Button `k` was pressed; perhaps before the reader could see that the page got shorter."
         if k < len(self.positions): on_choose(int(self.positions[k]))
 
-    def show(self,
-        preds,                # the `Predictions` that are browsed
-        page,                 # the `Page` to show
-        note=lambda i: '',    # function from a position to a text beside its caption
-    ):
-        "Put the images of a page on the buttons."
-        self.positions = page.positions
-        self.style.value = tiles_css(preds.data.images[page.positions], self.scope)
-        for button, i in zip(self.buttons, page.positions):
-            button.description, button.tooltip = _tile_text(preds, i) + note(i), image_text(preds, i)
-            (button.add_class if i == page.chosen else button.remove_class)('mnb-chosen')
-        shown = tuple(self.buttons[:len(page.positions)])
-        if self.grid.children != shown: self.grid.children = shown
+# %% ../nbs/05_explore.ipynb #474ab3ef
+@patch
+def show(self: Tiles,
+    preds,              # the `Predictions` that are browsed
+    page,               # the `Page` to show
+    note=lambda i: '',  # function from a position to a text beside its caption
+):
+    "Put the images of a page on the buttons."
+    self.positions = page.positions
+    self.style.value = tiles_css(preds.data.images[page.positions], self.scope)
+    for button, i in zip(self.buttons, page.positions):
+        button.description, button.tooltip = _tile_text(preds, i) + note(i), image_text(preds, i)
+        (button.add_class if i == page.chosen else button.remove_class)('mnb-chosen')
+    shown = tuple(self.buttons[:len(page.positions)])
+    if self.grid.children != shown: self.grid.children = shown
 
 # %% ../nbs/05_explore.ipynb #a51b14ce
 def action_button(

@@ -27,7 +27,7 @@ def to_grey(
     else: behind = 0.0 if visible.mean() > 0.5 else 1.0
     return np.float32(255 * (grey * alpha + behind * (1 - alpha)))
 
-# %% ../nbs/00b_handwriting.ipynb #a0e4055d
+# %% ../nbs/00b_handwriting.ipynb #180d5026
 def _open_picture(path):
     "A picture file as a PIL image, turned upright as the camera noted."
     from PIL import Image, ImageOps, UnidentifiedImageError
@@ -47,6 +47,7 @@ def _open_picture(path):
     except Exception as error:  # a damaged file can make a decoder fail in any way
         raise ValueError(f'{str(path)!r} is damaged or too large ({error}); save it again as PNG or JPEG') from error
 
+# %% ../nbs/00b_handwriting.ipynb #bb9f01db
 def _as_array(source):
     "Pixels of a PIL image, tensor or array, as they are stored."
     if hasattr(source, 'getbands'):

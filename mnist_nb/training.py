@@ -642,7 +642,7 @@ def load_state_dict(self: Trainer,
         if not isinstance(error, Exception): raise
         raise ValueError(f'this state does not fit the trainer ({type(error).__name__}: {error})') from error
 
-# %% ../nbs/02_training.ipynb #84d39d22
+# %% ../nbs/02_training.ipynb #98e6792c
 def _check_state(state, trainer):
     "Raise unless `state` can be continued by `trainer`."
     needed = {'epoch', 'planned', 'run', 'model', 'best', 'optimizer', 'scaler', 'scheduler', 'early_stopping',
@@ -650,9 +650,9 @@ def _check_state(state, trainer):
     missing = sorted(needed - state.keys()) if isinstance(state, dict) else 'everything'
     if missing: raise ValueError(f'this is not the state of a Trainer: it lacks {missing}')
     epoch, history = state['epoch'], state['history']
-    whole = type(epoch) is int and epoch >= 0 and isinstance(history, dict) and history.keys() == vars(History()).keys()
-    if not whole or not all(type(value) is float for values in history.values() for value in values) or any(
-            len(values) != epoch for values in history.values()):
+    known = type(epoch) is int and epoch >= 0 and isinstance(history, dict) and history.keys() == vars(History()).keys()
+    if not known or not all(isinstance(values, list) and len(values) == epoch and all(type(value) is float for value in values)
+                            for values in history.values()):
         raise ValueError(f'this state does not fit the trainer: its history has not one number for each of {epoch!r} epochs')
     for weights in (state['model'], state['best']): check_weights(trainer.model, weights)
     ours = trainer.run()
@@ -664,7 +664,7 @@ def _check_state(state, trainer):
         raise ValueError(f'this is the state of another run: {"; ".join(other)}. Use the same settings, or take '
                          f'only the weights')
 
-# %% ../nbs/02_training.ipynb #9b1624d8
+# %% ../nbs/02_training.ipynb #54ca6d2d
 def check_weights(
     model,    # nn.Module that should take them
     weights,  # state dict
@@ -672,8 +672,10 @@ def check_weights(
     "Raise unless these are weights for a model of this architecture."
     if not isinstance(weights, dict):
         raise ValueError(f'weights must be a dict of tensors, got {type(weights).__name__}')
-    def form(value):
-        "What has to agree."
+    def form(
+        value,  # a tensor, or None where there is none of this name
+    ):          # what has to agree, in words
+        "Shape and kind of a weight."
         if not isinstance(value, torch.Tensor): return 'is missing'
         return f'has the shape {tuple(value.shape)}' + ('' if value.is_floating_point() else ' of whole numbers')
     ours = model.state_dict()
