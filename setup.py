@@ -1,21 +1,29 @@
 "Package metadata, read from settings.ini."
+import re
 from configparser import ConfigParser
 from pathlib import Path
-from setuptools import find_packages, setup
+
+from setuptools import find_namespace_packages, setup
 
 here = Path(__file__).parent
 config = ConfigParser(delimiters=['='])
 config.read(here / 'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
-extras = {name: cfg[f'{name}_requirements'].split() for name in ('draw', 'test', 'browser')}
+
+extras = {name.removesuffix('_requirements'): cfg[name].split() for name in cfg if name.endswith('_requirements')}
 extras['test'] += extras['draw']  # the pad is tested, too
-extras['dev'] = sorted({requirement for group in extras.values() for requirement in group} | {'jupyterlab>=4'})
+extras['dev'] = sorted({requirement for name in ('test', 'nbdev', 'browser', 'lint', 'release') for requirement in extras[name]})
+
+# PyPI shows README.md away from the repository: its relative links and pictures lead to this version's tag there.
+source = f"{cfg['git_url']}/{{kind}}/v{cfg['version']}/"
+readme = (here / 'README.md').read_text(encoding='utf-8')
+readme = re.sub(r'(!?)(\[[^]]*\])\((?!https?://|#)', lambda m: f"{m[1]}{m[2]}({source.format(kind='raw' if m[1] else 'blob')}", readme)
 
 setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'],
-    author=cfg['author'], author_email=cfg['author_email'], license='MIT', url=cfg['git_url'],
-    long_description=(here / 'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
-    packages=find_packages(include=['mnist_nb', 'mnist_nb.*']), package_data={'mnist_nb': ['pretrained/*']},
+    author=cfg['author'], author_email=cfg['author_email'],
+    long_description=readme, long_description_content_type='text/markdown',
+    packages=find_namespace_packages(include=['mnist_nb', 'mnist_nb.*']), package_data={'mnist_nb': ['pretrained/*']},
     python_requires='>=' + cfg['min_python'], install_requires=cfg['requirements'].split(), extras_require=extras,
     entry_points={'console_scripts': ['mnist_nb = mnist_nb.cli:main'], 'nbdev': ['mnist_nb = mnist_nb._modidx:d']},
     classifiers=['Development Status :: 4 - Beta', 'Intended Audience :: Education', 'Programming Language :: Python :: 3',

@@ -29,7 +29,7 @@ MODULES = sorted(p for p in (ROOT / 'mnist_nb').glob('*.py') if not p.name.start
 def run(*args): return subprocess.run([sys.executable, *map(str, args)], cwd=ROOT, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize('script', ['render_readme.py', 'set_owner.py'])
+@pytest.mark.parametrize('script', ['render_readme.py', 'metadata.py'])
 def test_nothing_is_stale(script):
     done = run(f'tools/{script}', '--check')
     assert done.returncode == 0, done.stderr
