@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 # %% ../nbs/04_analysis.ipynb #669300d1
 def confused_pairs(
-    preds: Predictions,  # the `Predictions` to search
+    preds: Predictions,    # the `Predictions` to search
     n: int | None = None,  # how many pairs at most; None: every pair with a mistake
-) -> 'pd.DataFrame':  # DataFrame, a row per pair: mistakes each way (images), their share of the true class (0-1), and both
+) -> 'pd.DataFrame':       # a row per pair: mistakes each way (images), their share of the true class (0-1), and both
     "Which two classes are taken for each other, most frequent pair first."
     import pandas as pd
     counts, shares = confusion_matrix(preds), confusion_matrix(preds, normalize=True)
@@ -39,10 +39,10 @@ def confused_pairs(
 
 # %% ../nbs/04_analysis.ipynb #cfbd680e
 def class_errors(
-    preds: Predictions,  # the `Predictions` to score
+    preds: Predictions,        # the `Predictions` to score
     confidence: float = 0.95,  # how often such intervals shall hold the true rate, between 0 and 1
-    n_taken_for: int = 3,  # how many wrong answers to name, most frequent first
-) -> 'pd.DataFrame':     # DataFrame, a row per class: support, errors (images), error_rate, low, high (0-1), taken_for
+    n_taken_for: int = 3,      # how many wrong answers to name, most frequent first
+) -> 'pd.DataFrame':           # a row per class: support, errors (images), error_rate, low, high (0-1), taken_for
     "How often each class is missed, with an interval, and what it is taken for instead."
     import pandas as pd
     wrong, names = confusion_matrix(preds), preds.data.class_names
@@ -151,7 +151,7 @@ def plot_worst_of_class(
 # %% ../nbs/04_analysis.ipynb #1628eb50
 def coverage_table(
     preds: Predictions,  # the `Predictions` to score
-) -> 'pd.DataFrame':  # DataFrame, a row per threshold, highest first: threshold, coverage, accuracy (0-1), answered, errors (images)
+) -> 'pd.DataFrame':  # rows by threshold, highest first: threshold, coverage, accuracy (0-1), answered, errors (images)
     "How accurate the model is on the images it is surest of, for every number of them."
     import pandas as pd
     order = np.argsort(-check_predictions(preds).confidence, kind='stable')
@@ -217,11 +217,11 @@ def cross_val_probs(
 
 # %% ../nbs/04_analysis.ipynb #040f9f58
 def suspicious_labels(
-    preds: Predictions,  # out-of-sample `Predictions`, as from `cross_val_probs`
+    preds: Predictions,    # out-of-sample `Predictions`, as from `cross_val_probs`
     n: int | None = None,  # how many rows at most; None: all
     # who raises flags: 'cleanlab', 'plain', or 'auto' (cleanlab where it is installed and two classes occur)
     engine: str = 'auto',
-) -> 'pd.DataFrame':  # DataFrame by position in `preds`, most suspicious first: label, suggested, their probabilities, flagged
+) -> 'pd.DataFrame':       # by position in `preds`, most suspicious first: label, suggested, their probabilities, flagged
     "The given labels, ranked by how little the data believes them."
     import pandas as pd
     check_predictions(preds)
