@@ -221,7 +221,7 @@ def suspicious_labels(
     n: int | None = None,  # how many rows at most; None: all
     # who raises flags: 'cleanlab', 'plain', or 'auto' (cleanlab where it is installed and two classes occur)
     engine: str = 'auto',
-) -> 'pd.DataFrame':       # by position in `preds`, most suspicious first: label, suggested, their probabilities, flagged
+) -> 'pd.DataFrame':       # by position, most suspicious first: label, suggested, their probabilities, flagged
     "The given labels, ranked by how little the data believes them."
     import pandas as pd
     check_predictions(preds)
