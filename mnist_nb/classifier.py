@@ -159,10 +159,10 @@ def __repr__(self: MNISTClassifier) -> str:
 
 # %% ../nbs/06_classifier.ipynb #7cdc85ae
 def image_batch(
-    images: Images,    # one or several: array, tensor, `LabeledImages`, path or PIL image of handwriting, list of these
+    images: Images,      # one or more: array, tensor, `LabeledImages`, path or PIL image of handwriting, list of these
     mean: float = MEAN,  # mean grey level, subtracted, 0-1
-    std: float = STD,  # deviation of grey levels, divided by, above 0
-) -> torch.Tensor:     # normalised images, float32 tensor `(n, 1, 28, 28)`
+    std: float = STD,    # deviation of grey levels, divided by, above 0
+) -> torch.Tensor:       # normalised images, float32 tensor `(n, 1, 28, 28)`
     "Whatever holds digits, as the batch that a network takes."
     if isinstance(images, (list, tuple)):
         batches = [image_batch(image, mean, std) for image in images]

@@ -7,9 +7,16 @@ __all__ = ['RECIPE', 'EXPECTED', 'Parser', 'build_parser', 'UsageError', 'train_
            'main']
 
 # %% ../nbs/06b_command_line.ipynb #9f584ad3
-import argparse, json, os, re, sys, warnings
+import argparse
+import json
+import os
+import re
+import sys
+import warnings
+from collections.abc import Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import Any, NoReturn
 
 from . import __version__
 
@@ -34,8 +41,8 @@ RECIPE = {  # option of `MNISTClassifier` -> type, default, meaning
 class Parser(argparse.ArgumentParser):
     "An argument parser whose complaints fit on one line."
     def error(self,
-        message,  # what is wrong with the arguments
-    ):            # never returns: the process ends with status 2
+        message: str,  # what is wrong with the arguments
+    ) -> NoReturn:     # never returns: the process ends with status 2
         "Say what is wrong, in one line on stderr."
         self.exit(2, f'{self.prog}: {message} (see {self.prog} --help)\n')
 
@@ -63,7 +70,7 @@ def _add_machine(parser):
     parser.add_argument('--json', action='store_true', help='one JSON object on stdout, all else on stderr (default: off)')
 
 # %% ../nbs/06b_command_line.ipynb #dcd72b47
-def build_parser():  # the parser of `mnist_nb`; `parse_args` gives the command in `.command`
+def build_parser() -> Parser:  # the parser of `mnist_nb`; `parse_args` gives the command in `.command`
     "The three commands, every option with its help and default."
     parser = Parser(prog='mnist_nb', description='Train, score and use a classifier of handwritten digits.',
                     epilog='Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C).')
@@ -114,8 +121,8 @@ def _scheduler(words):
 
 # %% ../nbs/06b_command_line.ipynb #b9f22251
 def train_command(
-    options,  # what the parser gave for `train`
-):            # dict: the result, for `--json`
+    options: argparse.Namespace,  # what the parser gave for `train`
+) -> dict[str, Any]:              # dict: the result, for `--json`
     "Train, score on the test images, save."
     from mnist_nb.checkpoints import check_writable
     classifier = _new_classifier(options)
@@ -161,8 +168,8 @@ def _trained(options, **more):
 
 # %% ../nbs/06b_command_line.ipynb #1adccdd6
 def evaluate_command(
-    options,  # what the parser gave for `evaluate`
-):            # dict: the result, for `--json`
+    options: argparse.Namespace,  # what the parser gave for `evaluate`
+) -> dict[str, Any]:              # dict: the result, for `--json`
     "Score a trained classifier on the test images."
     from mnist_nb.evaluation import class_report
     preds = _trained(options, data=options.data).predictions()
@@ -176,8 +183,8 @@ def evaluate_command(
 
 # %% ../nbs/06b_command_line.ipynb #a9f1bd07
 def predict_command(
-    options,  # what the parser gave for `predict`
-):            # dict: the result, for `--json`
+    options: argparse.Namespace,  # what the parser gave for `predict`
+) -> dict[str, Any]:              # dict: the result, for `--json`
     "Read the digit in each picture; one that can't be read doesn't stop the others."
     classifier, answers = _trained(options), []
     for path in options.images:
@@ -195,8 +202,8 @@ def predict_command(
 
 # %% ../nbs/06b_command_line.ipynb #1d13bae2
 def main(
-    args=None,  # the words after `mnist_nb`, a list of str; None: those of this process
-):              # exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted
+    args: Sequence[str] | None = None,  # the words after `mnist_nb`, a list of str; None: those of this process
+) -> int:                               # exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted
     "The command `mnist_nb`."
     try: options = build_parser().parse_args(args)
     except SystemExit as stop: return stop.code
