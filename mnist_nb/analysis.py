@@ -35,7 +35,8 @@ def confused_pairs(
         'first_as_second': counts[i, j], 'share_of_first': shares[i, j],
         'second_as_first': counts[j, i], 'share_of_second': shares[j, i], 'both': counts[i, j] + counts[j, i],
     }, index=pd.Index([f'{names[a]}-{names[b]}' for a, b in zip(i, j)], name='pair'))
-    return pairs[pairs.both > 0].sort_values('both', ascending=False, kind='stable').head(len(pairs) if n is None else n)
+    pairs = pairs[pairs.both > 0].sort_values('both', ascending=False, kind='stable')
+    return pairs.head(len(pairs) if n is None else n)
 
 # %% ../nbs/04_analysis.ipynb #cfbd680e
 def class_errors(
@@ -54,7 +55,8 @@ def class_errors(
                           'low': low, 'high': high}, index=pd.Index(names, name='class'))
     table.loc[support == 0, ['error_rate', 'low', 'high']] = np.nan
     ranked = np.argsort(-wrong, axis=1, kind='stable')[:, :n_taken_for]
-    table['taken_for'] = [', '.join(f'{names[j]} ({row[j]})' for j in order if row[j]) for row, order in zip(wrong, ranked)]
+    table['taken_for'] = [', '.join(f'{names[j]} ({row[j]})' for j in order if row[j])
+                          for row, order in zip(wrong, ranked)]
     return table
 
 # %% ../nbs/04_analysis.ipynb #59bb6553
@@ -133,7 +135,8 @@ def plot_worst_of_class(
 ) -> 'Axes':                   # the Axes
     "A row per true class, hardest image first; in orange beside it the wrong answer."
     import matplotlib.pyplot as plt
-    names, height, width = check_predictions(preds).data.class_names, 30, 38  # of a tile: the image, and to its left room for a tag
+    names = check_predictions(preds).data.class_names
+    height, width = 30, 38  # of a tile: the image, and to its left room for a tag
     if ax is None: _, ax = plt.subplots(figsize=(7, 4), layout='constrained')
     sheet = np.zeros((len(names) * height, n * width), np.uint8)
     for row, positions in enumerate(worst_of_class(preds, n).values()):

@@ -198,7 +198,8 @@ def _check_size(content, most):
 def _verified(file, path, kind, size):
     "The content of a file that was read, if it is what it says, brought to our version."
     needed = {'format', 'kind', 'version', 'sha256', 'content'}
-    known = isinstance(file, dict) and needed <= file.keys() and all(type(file[key]) is str for key in ('format', 'kind', 'sha256'))
+    known = (isinstance(file, dict) and needed <= file.keys()
+             and all(type(file[key]) is str for key in ('format', 'kind', 'sha256')))
     if not known or file['format'] != FORMAT or file['kind'] not in KINDS:
         raise ValueError(f'{path} was not written by mnist_nb. A plain state dict? Then load it with '
                          f'torch.load(path, weights_only=True) into a model, and use save_weights(model, path)')

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 Images: TypeAlias = 'str | Path | Image.Image | np.ndarray | torch.Tensor | LabeledImages | list | tuple'
 
 # %% ../nbs/06_classifier.ipynb #1a4a3822
-def _whole(least): return f'a whole number, {least} or more', lambda value: isinstance(value, Integral) and value >= least
+def _whole(least):
+    return f'a whole number, {least} or more', lambda value: isinstance(value, Integral) and value >= least
 
 _RULES = {  # option -> what it must be, and whether a value is that
     'batch_size': _whole(1), 'epochs': _whole(1), 'patience': _whole(1),
@@ -64,9 +65,11 @@ def check_options(
             raise TypeError(f'{name} must be {expected}, got {value!r} ({type(value).__name__})')
         if not holds(value): raise ValueError(f'{name} must be {expected}, got {value!r}')
     autocast_dtype(pick_device(options['device']), options['mixed_precision'])
-    _try_out(Batches(_BLANK, **{name: options[name] for name in _FUNCTIONS}, mean=options['normalize_mean'], std=options['normalize_std']))
+    functions = {name: options[name] for name in _FUNCTIONS}
+    _try_out(Batches(_BLANK, **functions, mean=options['normalize_mean'], std=options['normalize_std']))
     source = options['data']
-    if not isinstance(source, str) or source not in ('auto', 'mnist', 'sample'): load_data(source)  # a pair, or it raises
+    if not isinstance(source, str) or source not in ('auto', 'mnist', 'sample'):
+        load_data(source)  # a pair, or it raises
 
 # %% ../nbs/06_classifier.ipynb #3cd41c5d
 def _try_out(batches):
@@ -142,7 +145,8 @@ def check_model(
     try:
         with torch.no_grad(): output = model.eval()(torch.zeros(2, 1, 28, 28, device=device))
     except Exception as error:  # somebody's own code can fail in any way
-        raise ValueError(f'{type(model).__name__} cannot take images (batch, 1, 28, 28): {type(error).__name__}: {error}') from error
+        raise ValueError(f'{type(model).__name__} cannot take images (batch, 1, 28, 28): '
+                         f'{type(error).__name__}: {error}') from error
     finally:
         for module, training in modes: module.training = training
     shape = tuple(getattr(output, 'shape', ()))
@@ -174,8 +178,8 @@ def image_batch(
     if not pixels.is_floating_point() and 0 <= low and high <= 255: return normalize(pixels[:, 0].byte(), mean, std)
     if pixels.is_floating_point() and 0 <= low and high <= 1: return normalize(pixels, mean, std)
     if pixels.is_floating_point() and black - 0.01 <= low and high <= white + 0.01: return pixels.float()
-    raise ValueError(f'pixels ({pixels.dtype}) from {low:g} to {high:g} have no meaning here: expected whole numbers 0-255, '
-                     f'floats 0-1, or floats normalised to {black:.2f}-{white:.2f}')
+    raise ValueError(f'pixels ({pixels.dtype}) from {low:g} to {high:g} have no meaning here: expected whole numbers '
+                     f'0-255, floats 0-1, or floats normalised to {black:.2f}-{white:.2f}')
 
 # %% ../nbs/06_classifier.ipynb #ce05b60d
 def _pixels(images):
@@ -191,7 +195,8 @@ def _pixels(images):
     images = images.detach().cpu()
     if images.dtype == torch.bool: images = images.float()
     if images.shape[-2:] != (28, 28) or images.ndim > 4 or (images.ndim == 4 and images.shape[1] != 1):
-        raise ValueError(f'expected images of shape (28, 28), (n, 28, 28) or (n, 1, 28, 28), got {tuple(images.shape)}; '
+        raise ValueError('expected images of shape (28, 28), (n, 28, 28) or (n, 1, 28, 28), '
+                         f'got {tuple(images.shape)}; '
                          'prepare_image of mnist_nb.handwriting brings any picture to 28x28')
     if not images.isfinite().all(): raise ValueError(f'{(~images.isfinite()).sum()} pixels are NaN or infinite')
     return images.reshape(-1, 1, 28, 28)
@@ -205,9 +210,11 @@ def predict_proba(self: MNISTClassifier,
     batch = image_batch(images, self.normalize_mean, self.normalize_std)
     self.model.eval()
     with torch.no_grad():
-        probs = torch.cat([F.softmax(self.model(part.to(self.device)).float(), dim=1).cpu() for part in batch.split(1000)])
+        probs = torch.cat([F.softmax(self.model(part.to(self.device)).float(), dim=1).cpu()
+                           for part in batch.split(1000)])
     if not probs.isfinite().all():
-        raise ValueError('the network gave NaN: its weights are no numbers any more; train it anew or load other weights')
+        raise ValueError('the network gave NaN: its weights are no numbers any more; '
+                         'train it anew or load other weights')
     return probs.numpy()
 
 # %% ../nbs/06_classifier.ipynb #a0177518
@@ -251,8 +258,9 @@ def set_scheduler(self: MNISTClassifier,
     self.scheduler, self.scheduler_options = name, options
 
 # %% ../nbs/06_classifier.ipynb #176454bd
-_LEARNING = ('network batch_size dropout1 dropout2 hidden_size learning_rate normalize_mean normalize_std num_filters '
-             'scheduler scheduler_options seed train_split transform augment').split()  # what must agree to go on with a training
+_LEARNING = (  # what must agree to go on with a training
+    'network batch_size dropout1 dropout2 hidden_size learning_rate normalize_mean normalize_std num_filters '
+    'scheduler scheduler_options seed train_split transform augment').split()
 _PREDICTING = 'network hidden_size num_filters normalize_mean normalize_std'.split()  # what must agree to use weights
 
 # %% ../nbs/06_classifier.ipynb #37193c6e
@@ -260,9 +268,11 @@ _PREDICTING = 'network hidden_size num_filters normalize_mean normalize_std'.spl
 def recipe(self: MNISTClassifier) -> dict[str, Any]:  # dict: option -> value, plain numbers and texts
     "All that decides what training learns."
     objects = 'model', 'transform', 'augment', 'device', 'mixed_precision', 'data'
-    numbers = {name: getattr(self, name) for name in sorted(signature(MNISTClassifier).parameters) if name not in objects}
+    numbers = {name: getattr(self, name) for name in sorted(signature(MNISTClassifier).parameters)
+               if name not in objects}
     given = {name: getattr(self, name) for name in _FUNCTIONS if getattr(self, name) is not None}
-    return {'network': type(self.model).__name__, **numbers, 'scheduler': self.scheduler, 'scheduler_options': in_words(self.scheduler_options),
+    return {'network': type(self.model).__name__, **numbers, 'scheduler': self.scheduler,
+            'scheduler_options': in_words(self.scheduler_options),
             **{name: in_words(function) for name, function in given.items()}}
 
 # %% ../nbs/06_classifier.ipynb #8dfb0b38
@@ -272,7 +282,8 @@ def new_trainer(self: MNISTClassifier) -> Trainer:  # a `Trainer` at epoch 0; th
     splits, common = self.splits(), dict(device=self.device, mean=self.normalize_mean, std=self.normalize_std)
     return Trainer(
         self.model,
-        Batches(splits['train'], self.batch_size, shuffle=True, augment=self.augment, transform=self.transform, **common),
+        Batches(splits['train'], self.batch_size, shuffle=True, augment=self.augment, transform=self.transform,
+                **common),
         Batches(splits['valid'], 1000, **common),
         learning_rate=self.learning_rate, scheduler=self.scheduler, scheduler_options=self.scheduler_options,
         patience=self.patience, min_delta=self.min_delta, device=self.device, mixed_precision=self.mixed_precision)
@@ -307,10 +318,12 @@ def train(self: MNISTClassifier,
         if resume is not False and Path(checkpoint).exists():
             self.load_checkpoint(checkpoint)
             resume = True
-        elif resume and self.trainer is None: raise FileNotFoundError(f'{checkpoint} is not there, so there is nothing to go on with: check its name, or begin anew')
+        elif resume and self.trainer is None:
+            raise FileNotFoundError(f'{checkpoint} is not there, so there is nothing to go on with: '
+                                    'check its name, or begin anew')
     if self.trainer:  # how long to go on may be chosen anew
-        stopping = EarlyStopping(self.patience, self.min_delta)
-        self.trainer.early_stopping.patience, self.trainer.early_stopping.min_delta = stopping.patience, stopping.min_delta
+        chosen, stopping = EarlyStopping(self.patience, self.min_delta), self.trainer.early_stopping
+        stopping.patience, stopping.min_delta = chosen.patience, chosen.min_delta
     if not (self.unfinished if resume is None else resume): self.begin()
     else: self.say_resume()
     save = None if checkpoint is None else lambda trainer: self.save_checkpoint(checkpoint)
@@ -354,7 +367,8 @@ def labelled(self: MNISTClassifier,
     "The images that are meant."
     if isinstance(data, LabeledImages): return data
     if data is not None and (not isinstance(data, str) or data not in ('train', 'valid', 'test')):
-        raise ValueError(f"data must be 'train', 'valid', 'test' or LabeledImages, got {str(data)[:60]!r} ({type(data).__name__})")
+        raise ValueError("data must be 'train', 'valid', 'test' or LabeledImages, "
+                         f"got {str(data)[:60]!r} ({type(data).__name__})")
     return self.splits()[data or 'test']
 
 # %% ../nbs/06_classifier.ipynb #536e339c
@@ -406,10 +420,12 @@ def from_file(cls: MNISTClassifier,
 ) -> MNISTClassifier:  # an `MNISTClassifier` with the recipe and the weights of the file
     "The classifier that was saved."
     recipe, _ = _recipe_and_history(path)
-    if not recipe: raise ValueError(f'{path} has weights but no recipe: make the MNISTClassifier, then use its load_model')
+    if not recipe:
+        raise ValueError(f'{path} has weights but no recipe: make the MNISTClassifier, then use its load_model')
     if recipe['network'] != 'MNISTNet' and 'model' not in options:
         raise ValueError(f"{path} has weights of a {recipe['network']}: give it as model={recipe['network']}(...)")
-    saved = {name: value for name, value in recipe.items() if name in signature(cls).parameters and name not in _FUNCTIONS}
+    saved = {name: value for name, value in recipe.items()
+             if name in signature(cls).parameters and name not in _FUNCTIONS}
     classifier = cls(**{**saved, **options})
     classifier.scheduler, classifier.scheduler_options = recipe['scheduler'], recipe['scheduler_options']
     try: classifier.load_model(path)
@@ -424,7 +440,8 @@ def save_checkpoint(self: MNISTClassifier,
 ) -> None:
     "Write all that training needs to go on, as of the last finished epoch."
     if self.trainer is None and len(self.history):
-        raise ValueError('there is no training to save: these weights came from a file; save_model keeps them, train() begins a training')
+        raise ValueError('there is no training to save: these weights came from a file; save_model keeps them, '
+                         'train() begins a training')
     if self.trainer is None: self.begin()
     checkpoints.save_checkpoint(self.trainer, path, {'recipe': self.trainer_recipe})
 
@@ -435,7 +452,8 @@ def load_checkpoint(self: MNISTClassifier,
 ) -> None:
     "Take over a training from a file; if it is another one, say why and change nothing."
     recipe = checkpoints.load_config(path, 'checkpoint').get('recipe', {})
-    _check_same(recipe, self.recipe, _LEARNING, path, 'give it these options, or begin anew (resume=False, --no-resume)')
+    _check_same(recipe, self.recipe, _LEARNING, path,
+                'give it these options, or begin anew (resume=False, --no-resume)')
     trainer = self.new_trainer()
     checkpoints.load_checkpoint(trainer, path)
     self.trainer, self.trainer_recipe, self.history = trainer, self.recipe, trainer.history
@@ -512,6 +530,7 @@ def training_cost(
     rows, epochs = [], card['recipe']['epochs']
     for timing in card['timing']:
         machine, seconds = timing['hardware'], timing['seconds_per_epoch']
-        rows.append({'hardware': machine.get('gpu') or machine['cpu'], 'threads': machine['threads'], 'epoch (s)': seconds,
-                     f'{epochs} epochs (min)': round(seconds * epochs / 60, 1), 'memory (GB)': timing['peak_memory_mb'] / 1000})
+        rows.append({'hardware': machine.get('gpu') or machine['cpu'], 'threads': machine['threads'],
+                     'epoch (s)': seconds, f'{epochs} epochs (min)': round(seconds * epochs / 60, 1),
+                     'memory (GB)': timing['peak_memory_mb'] / 1000})
     return pd.DataFrame(rows).set_index('hardware')

@@ -486,7 +486,8 @@ def _transformed(self: Batches, rows):
     from PIL import Image
     images = [self.transform(Image.fromarray(image)) for image in self.data.images[rows.cpu().numpy()]]
     if not all(isinstance(image, torch.Tensor) and image.is_floating_point() for image in images):
-        raise TypeError(f'transform must return float tensors, got {_describe(images[0])}: put transforms.ToTensor() in it')
+        raise TypeError(f'transform must return float tensors, got {_describe(images[0])}: '
+                        'put transforms.ToTensor() in it')
     if len(shapes := {tuple(image.shape) for image in images}) > 1:
         raise ValueError(f'transform must return tensors of one shape, got {sorted(shapes)[:3]}')
     return torch.stack(images).to(self.device)

@@ -141,7 +141,8 @@ def uploaded_picture(
     try:
         with Image.open(io.BytesIO(bytes(file['content']))) as image: return ImageOps.exif_transpose(image)
     except (OSError, SyntaxError, Image.DecompressionBombError):
-        raise ValueError(f'{name!r} is not a picture that Pillow can read; save it as PNG or JPEG and try again') from None
+        raise ValueError(f'{name!r} is not a picture that Pillow can read; '
+                         'save it as PNG or JPEG and try again') from None
 
 # %% ../nbs/05c_draw.ipynb #f4d7e731
 _PAINT = '''
@@ -227,7 +228,8 @@ def stroke_canvas(
 ) -> 'Widget':          # a widget whose `strokes` follow the pen, and which says its `answer` to screen readers
     "The pad in the browser; where anywidget is missing, a line that says how to get it."
     from traitlets import Float, Int, List, Unicode
-    try: from anywidget import AnyWidget
+    try:
+        from anywidget import AnyWidget
     except ImportError: return _no_canvas()
     class _Canvas(AnyWidget):
         _esm, _css = _PAINT + _FOLLOW + _RENDER, _PAD_CSS
@@ -240,7 +242,8 @@ def _no_canvas():
     from ipywidgets import HTML
     from traitlets import List, Unicode
     class _Text(HTML): strokes, answer = List(), Unicode()
-    return _Text('Upload a picture of a digit. To draw one here: <code>pip install "mnist_nb[draw]"</code>, then restart.')
+    return _Text('Upload a picture of a digit. '
+                 'To draw one here: <code>pip install "mnist_nb[draw]"</code>, then restart.')
 
 # %% ../nbs/05c_draw.ipynb #96229453
 class DrawPad:
@@ -318,5 +321,6 @@ def pad_twin(
     for n in range(1, len(strokes) + 1):
         reading = read_pad(strokes[:n], None, predict_probs)
         folds.append(f'<details{" open" if n == len(strokes) else ""} style="margin-bottom:8px">'
-                     f'<summary style="cursor:pointer">after stroke {n} of {len(strokes)}</summary>{reading_html(reading)}</details>')
+                     f'<summary style="cursor:pointer">after stroke {n} of {len(strokes)}</summary>'
+                     f'{reading_html(reading)}</details>')
     return styled(''.join(folds))

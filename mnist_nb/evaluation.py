@@ -190,7 +190,8 @@ def class_report(
     names = check_predictions(preds).data.class_names
     scores = precision_recall_fscore_support(preds.labels, preds.predicted, labels=range(len(names)),
                                              zero_division=np.nan)
-    return pd.DataFrame(dict(zip(('precision', 'recall', 'f1', 'support'), scores)), index=pd.Index(names, name='class'))
+    columns = dict(zip(('precision', 'recall', 'f1', 'support'), scores))
+    return pd.DataFrame(columns, index=pd.Index(names, name='class'))
 
 # %% ../nbs/03_evaluation.ipynb #9a56d0c8
 def confusion_matrix(

@@ -76,7 +76,8 @@ def confidence_bars(
     rows, guess = [], np.argmax(probs)
     for i, (prob, name) in enumerate(zip(probs, class_names)):
         kind = '' if i not in (true, guess) else 'mnb-right' if true in (i, None) else 'mnb-wrong'
-        note = {i: '✓ predicted', None: 'predicted'}.get(true, '✗ predicted') if i == guess else 'true' if i == true else ''
+        note = 'true' if i == true else ''
+        if i == guess: note = {i: '✓ predicted', None: 'predicted'}.get(true, '✗ predicted')
         rows.append(f'<tr class="{kind}"><th scope="row">{html.escape(str(name))}</th>'
                     f'<td class="mnb-track" aria-hidden="true"><div style="width:{prob:.1%}"></div></td>'
                     f'<td class="mnb-number">{prob:.1%}</td><td>{note}</td></tr>')
@@ -122,7 +123,8 @@ def card_html(
     text, loss = image_text(preds, i), preds[i:i + 1].losses[0]
     bars = confidence_bars(preds.probs[i], preds.data.class_names, preds.labels[i])
     return (f'<div role="status"><p><b>{html.escape(text[0].upper() + text[1:])}</b> <small>loss {loss:.2f}</small> '
-            f'{html.escape(note)}</p><div class="mnb-card">{image_html(preds.data.images[i], text, 112)}{bars}{extra}</div></div>')
+            f'{html.escape(note)}</p><div class="mnb-card">{image_html(preds.data.images[i], text, 112)}{bars}{extra}'
+            f'</div></div>')
 
 # %% ../nbs/05_explore.ipynb #a7b80e54
 @dataclass(frozen=True)
@@ -159,7 +161,8 @@ def find_images(
     for name, classes in ('true', preds.labels), ('predicted', preds.predicted):
         wanted = getattr(state, name)
         if wanted is None: continue
-        if not 0 <= wanted < n_classes: raise ValueError(f'{name} must be a class, 0-{n_classes - 1}, or None, got {wanted}')
+        if not 0 <= wanted < n_classes:
+            raise ValueError(f'{name} must be a class, 0-{n_classes - 1}, or None, got {wanted}')
         keep &= classes == wanted
     if state.outcome != 'all': keep &= preds.correct == (state.outcome == 'right')
     found = np.flatnonzero(keep)
@@ -217,8 +220,9 @@ def heading_html(
     terms = html.escape(', '.join(terms))
     if not page.n_found: return f'<p role="status"><b>No image</b> is {terms}. Widen the filter.</p>'
     order = {'loss': 'largest loss', 'confidence': 'least sure', 'index': 'lowest index'}[state.sort]
-    return (f'<p role="status"><b>{page.n_found:,} of {len(preds):,} images</b>{": " + terms if terms else ""} <small>({order} '
-            f'{"last" if state.reverse else "first"}; page {page.number + 1:,} of {page.n_pages:,})</small></p>')
+    return (f'<p role="status"><b>{page.n_found:,} of {len(preds):,} images</b>{": " + terms if terms else ""} '
+            f'<small>({order} {"last" if state.reverse else "first"}; '
+            f'page {page.number + 1:,} of {page.n_pages:,})</small></p>')
 
 # %% ../nbs/05_explore.ipynb #ddeab892
 def _tile_text(preds, i):
@@ -409,9 +413,11 @@ class PredictionBrowser(Explorer):
             control.observe(lambda event, name=name: self._heard(name, event.new), 'value')
         *filters, low, high, sort, reverse, page = self.controls.values()
         leaf = HBox([*self.steps.values(), page])
-        body = HBox([VBox([self.tiles.grid, leaf], layout=Layout(width='346px')), self.card], layout=Layout(flex_flow='row wrap'))
+        body = HBox([VBox([self.tiles.grid, leaf], layout=Layout(width='346px')), self.card],
+                    layout=Layout(flex_flow='row wrap'))
         style = HTML(f'<style>{CSS}</style>', layout=Layout(display='none'))
-        self.widget = VBox([style, self.tiles.style, HBox(filters), HBox([low, high, sort, reverse]), self.heading, body])
+        self.widget = VBox([style, self.tiles.style, HBox(filters), HBox([low, high, sort, reverse]),
+                            self.heading, body])
         self.widget.add_class(scope)
         self._draw()
 
@@ -548,9 +554,10 @@ def static_twin(
     if maps: sheets += f';--heat:url({png_uri(sprite_sheet(list(maps.values()), 16))})'
     name = 'mnb-' + hashlib.sha256((data + navigation).encode()).hexdigest()[:8]
     return (f'<style>{CSS}{css}{_TWIN_CSS}</style><div class="mnb mnb-twin" id="{name}" style="{sheets}">'
-            f'<div class="mnb-split">{navigation}<div><p class="mnb-title" role="status">The images appear here where the page '
-            f'may run its script.</p><div class="mnb-tiles"></div></div></div><div role="status"><p><b class="mnb-line"></b></p>'
-            f'<div class="mnb-card"></div></div></div><script>(() => {{ const root = document.getElementById("{name}"), d = {data};'
+            f'<div class="mnb-split">{navigation}<div><p class="mnb-title" role="status">The images appear here '
+            f'where the page may run its script.</p><div class="mnb-tiles"></div></div></div>'
+            f'<div role="status"><p><b class="mnb-line"></b></p><div class="mnb-card"></div></div></div>'
+            f'<script>(() => {{ const root = document.getElementById("{name}"), d = {data};'
             f'{_TWIN_DRAW_JS}{_TWIN_ACT_JS}}})()</script>')
 
 # %% ../nbs/05_explore.ipynb #f9ea08a8
@@ -565,8 +572,10 @@ def browser_twin(
         if not len(found): continue
         what = 'all classes' if c == 'all' else f'true {name}'
         groups[f'{c}'] = f'{what}: the {min(n, len(found))} of {len(found):,} images with the largest loss', found[:n]
-        buttons.append(f'<button type="button" data-group="{c}" aria-label="{html.escape(what)}">{html.escape(str(name))}</button>')
-    return static_twin(preds, groups, 'all', f'<div class="mnb-classes" role="group" aria-label="true class">{"".join(buttons)}</div>')
+        buttons.append(f'<button type="button" data-group="{c}" aria-label="{html.escape(what)}">'
+                       f'{html.escape(str(name))}</button>')
+    navigation = f'<div class="mnb-classes" role="group" aria-label="true class">{"".join(buttons)}</div>'
+    return static_twin(preds, groups, 'all', navigation)
 
 # %% ../nbs/05_explore.ipynb #d51f926d
 def save_static(
@@ -575,8 +584,9 @@ def save_static(
     title: str = 'mnist_nb',  # of the page
 ) -> Path:                    # the path, a `Path`
     "Make a twin a page of its own that opens from disk."
-    page = (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
-            f'<meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title></head>'
+    page = (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+            f'<meta name="color-scheme" content="light dark"><meta name="viewport" content="width=device-width">'
+            f'<title>{html.escape(title)}</title></head>'
             f'<body>{twin}</body></html>\n')
     write_atomic(page.encode(), path)
     return Path(path)

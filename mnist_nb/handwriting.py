@@ -46,8 +46,8 @@ def _open_picture(path):
     if path.is_dir(): raise ValueError(f'{str(path)!r} is a folder; give the path of one picture in it')
     try:
         with Image.open(path) as image:
-            if max(image.size) > 2048 and image.mode in ('L', 'RGB', 'RGBA', 'CMYK'):  # no need of gigabytes for a digit
-                image = image.reduce(max(image.size) // 1024)
+            if max(image.size) > 2048 and image.mode in ('L', 'RGB', 'RGBA', 'CMYK'):
+                image = image.reduce(max(image.size) // 1024)  # no need of gigabytes for a digit
             return ImageOps.exif_transpose(image)
     except PermissionError: raise
     except UnidentifiedImageError:
@@ -61,14 +61,16 @@ def _as_array(source):
     if hasattr(source, 'getbands'):
         from PIL import ImageOps
         source = ImageOps.exif_transpose(source)
-        return np.asarray(source if source.mode in ('L', 'LA', 'RGB', 'RGBA', 'I', 'F', 'I;16') else source.convert('RGBA'))
+        known = source.mode in ('L', 'LA', 'RGB', 'RGBA', 'I', 'F', 'I;16')
+        return np.asarray(source if known else source.convert('RGBA'))
     if hasattr(source, 'detach'):
         source = source.detach().cpu()
         source = (source.float() if source.is_floating_point() else source).numpy()
     try: array = np.asarray(source)
     except ValueError as error: raise TypeError(f'{type(source).__name__} is no picture: {error}') from None
     if array.dtype.kind not in 'buif':
-        raise TypeError(f'expected a path, PIL image, array or tensor of numbers, got {type(source).__name__} of {array.dtype}')
+        raise TypeError(f'expected a path, PIL image, array or tensor of numbers, '
+                        f'got {type(source).__name__} of {array.dtype}')
     return array
 
 # %% ../nbs/00b_handwriting.ipynb #082bb827
@@ -77,8 +79,8 @@ def _to_unit(array):
     if array.ndim == 2: array = array[..., None]
     if array.ndim == 3 and array.shape[-1] > 4 and array.shape[0] in (1, 3, 4): array = np.moveaxis(array, 0, -1)
     if array.ndim != 3 or not 1 <= array.shape[-1] <= 4:
-        raise ValueError(f'expected one picture (height, width) or (height, width, 1-4 channels), got shape {array.shape}; '
-                         'pass the pictures of a batch one by one')
+        raise ValueError('expected one picture (height, width) or (height, width, 1-4 channels), '
+                         f'got shape {array.shape}; pass the pictures of a batch one by one')
     if not array.size: raise ValueError(f'the picture is empty: it has the shape {array.shape}')
     is_float = array.dtype.kind == 'f'
     if is_float and not np.isfinite(array).all():
@@ -155,9 +157,10 @@ def find_ink(
 
 # %% ../nbs/00b_handwriting.ipynb #971bf795
 def _along_a_border(pieces):
-    "Which pieces fill more than half of a border, as a strip of the table beside the paper does: bool `(number of pieces + 1,)`."
+    "Which pieces fill more than half of a border, as a strip of table beside the paper does: bool `(n pieces + 1,)`."
     n, borders = pieces.max() + 1, (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1])
-    return np.any([np.bincount(border, minlength=n) > len(border) / 2 for border in borders], axis=0) & (np.arange(n) > 0)
+    fills = np.any([np.bincount(border, minlength=n) > len(border) / 2 for border in borders], axis=0)
+    return fills & (np.arange(n) > 0)
 
 _NO_DIGIT = ('no digit found: nothing stands out clearly from an even background; '
              'write with a darker or thicker pen, or crop the picture to the digit')
@@ -213,7 +216,8 @@ def centre_mass(
 ) -> np.ndarray:  # uint8 `(28, 28)`, mean ink position within half a pixel of (14, 14), or as near as the border allows
     "Put a digit into 28x28 so that its centre of mass is in the middle."
     if max(box.shape) > 28 or not box.any():
-        raise ValueError(f'expected a digit of at most 28x28 pixels with some ink, got {box.shape}, brightest {box.max(initial=0)}')
+        raise ValueError(f'expected a digit of at most 28x28 pixels with some ink, got {box.shape}, '
+                         f'brightest {box.max(initial=0)}')
     image, corner = np.zeros((28, 28), np.uint8), []
     for axis, side in enumerate(box.shape):
         weights = box.sum(axis=1 - axis, dtype=float)

@@ -41,7 +41,8 @@ def _as_data(data):
     if not isinstance(data, LabeledImages):
         if not isinstance(data, np.ndarray):
             raise TypeError(f'expected LabeledImages or a NumPy array of images, got {type(data).__name__}')
-        if data.ndim != 3: raise ValueError(f'expected images (n, 28, 28), got shape {data.shape}; one goes in as image[None]')
+        if data.ndim != 3:
+            raise ValueError(f'expected images (n, 28, 28), got shape {data.shape}; one goes in as image[None]')
         data = LabeledImages(data, np.zeros(len(data), np.int64))
     if not len(data): raise ValueError('expected at least one image, got none: the selection is empty')
     return data
@@ -168,7 +169,8 @@ def _as_features(array, name='features'):
     array = np.asarray(array, np.float32)
     if array.ndim != 2 or not array.size:
         raise ValueError(f'{name} must be a table (n, d) with at least one row, got shape {array.shape}')
-    if not np.isfinite(array).all(): raise ValueError(f'{name} holds NaN or infinite numbers: look at the model that made them')
+    if not np.isfinite(array).all():
+        raise ValueError(f'{name} holds NaN or infinite numbers: look at the model that made them')
     return array
 
 # %% ../nbs/04b_interpretation.ipynb #c405a298
@@ -181,7 +183,8 @@ def nearest_neighbours(
     from sklearn.neighbors import NearestNeighbors
     queries, train = _as_features(queries, 'queries'), _as_features(train, 'train')
     if queries.shape[1] != train.shape[1]:
-        raise ValueError(f'queries have {queries.shape[1]} features, train has {train.shape[1]}: take both from one layer')
+        raise ValueError(f'queries have {queries.shape[1]} features, train has {train.shape[1]}: '
+                         'take both from one layer')
     if not 1 <= k <= len(train): raise ValueError(f'k must be 1-{len(train)} (the rows of train), got {k}')
     return NearestNeighbors(n_neighbors=k, algorithm='brute').fit(train).kneighbors(queries)
 

@@ -75,16 +75,19 @@ def read_marks(
     path: str | Path,       # a file that `Marks` wrote
 ) -> list[dict[str, Any]]:  # its journal, a list of dicts
     "Read a journal of marks, or say what is wrong with the file."
-    refuse = lambda what: ValueError(f'{path} {what}; expected a file that Marks wrote. Choose another name, or move it away')
+    refuse = lambda what: ValueError(f'{path} {what}; expected a file that Marks wrote. '
+                                     'Choose another name, or move it away')
     try: content = json.loads(Path(path).read_text(encoding='utf-8'))
-    except FileNotFoundError: raise FileNotFoundError(f'{path} is not there: check the name, or save marks under it first') from None
+    except FileNotFoundError:
+        raise FileNotFoundError(f'{path} is not there: check the name, or save marks under it first') from None
     except ValueError as error: raise refuse(f'is no JSON ({error})') from error
     if not isinstance(content, dict) or content.get('format') != 'mnist_nb marks': raise refuse('holds no marks')
     if content.get('version') != 1: raise refuse(f'has version {content.get("version")!r}, and this program reads 1')
     journal = content.get('marks')
     if not isinstance(journal, list): raise refuse('has no list of marks')
     for n, line in enumerate(journal):
-        if not isinstance(line, dict) or not isinstance(line.get('image'), str) or line.get('verdict') not in ('', *VERDICTS):
+        known = isinstance(line, dict) and isinstance(line.get('image'), str)
+        if not known or line.get('verdict') not in ('', *VERDICTS):
             raise refuse(f'has a mark that is none, number {n}: {str(line)[:60]}')
     return journal
 
@@ -128,7 +131,8 @@ def add(self: Marks,
     verdict: str,        # one of `VERDICTS`; '' takes the mark back
 ) -> None:
     "Mark an image."
-    if verdict not in ('', *VERDICTS): raise ValueError(f'verdict must be one of {", ".join(VERDICTS)} or "", got {verdict!r}')
+    if verdict not in ('', *VERDICTS):
+        raise ValueError(f'verdict must be one of {", ".join(VERDICTS)} or "", got {verdict!r}')
     names, label = preds.data.class_names, int(preds.labels[i])
     line = {'image': fingerprint(preds.data.images[i], label), 'data': preds.data.name, 'position': int(i),
             'true': str(names[label]), 'predicted': str(names[preds.probs[i].argmax()]), 'verdict': verdict}
@@ -207,12 +211,14 @@ def error_html(
     extra, heatmap, near = [], _ask(saliency, preds, i), _ask(neighbours, preds, i)
     if heatmap is not None:
         picture = image_html(heatmap_image(preds.data.images[i], heatmap), 'saliency map of the prediction', 112)
-        extra.append(f'<figure>{picture}<figcaption>orange: for the prediction<br>purple: against it</figcaption></figure>')
+        extra.append(f'<figure>{picture}<figcaption>orange: for the prediction<br>purple: against it</figcaption>'
+                     f'</figure>')
     if near is not None:
         names = [html.escape(str(near.class_names[label])) for label in near.labels]
         shown = [f'<figure>{image_html(image, f"training image, a {name}", 42)}<figcaption>{name}</figcaption></figure>'
                  for image, name in zip(near.images, names)]
-        extra.append(f'<figure><div class="mnb-near">{"".join(shown)}</div><figcaption>nearest training images</figcaption></figure>')
+        extra.append(f'<figure><div class="mnb-near">{"".join(shown)}</div>'
+                     f'<figcaption>nearest training images</figcaption></figure>')
     return card_html(preds, i, f'⚑ {verdict}' if verdict else '', ''.join(extra))
 
 # %% ../nbs/05b_mistakes.ipynb #343ce1a3
@@ -232,7 +238,7 @@ def class_html(
 # %% ../nbs/05b_mistakes.ipynb #0f9f377e
 def worst_cell(
     preds: Predictions,  # the `Predictions` to search
-) -> BrowserState:    # of the cell off the diagonal with most images (the first of equals); of everything if all are right
+) -> BrowserState:       # of the cell off the diagonal with most images (first of equals); everything if all are right
     "Where to begin looking."
     counts = confusion_matrix(preds)
     np.fill_diagonal(counts, 0)
@@ -276,8 +282,10 @@ def _matrix_html(names, counts):
         cells = []
         for predicted, n in enumerate(counts[true]):
             label = html.escape(_cell_text(names, counts, true, predicted))
-            cells.append(f'<td><button type="button" class="mnb-cell {_cell_class(counts, true, predicted)}" aria-label="{label}" '
-                         f'title="{label}" data-group="{true}-{predicted}">{n}</button></td>' if n else '<td class="mnb-none">·</td>')
+            kind = _cell_class(counts, true, predicted)
+            button = (f'<button type="button" class="mnb-cell {kind}" aria-label="{label}" '
+                      f'title="{label}" data-group="{true}-{predicted}">{n}</button>')
+            cells.append(f'<td>{button}</td>' if n else '<td class="mnb-none">·</td>')
         rows.append(f'<tr><th scope="row">{html.escape(str(name))}</th>{"".join(cells)}</tr>')
     return f'<table class="mnb-matrix"><caption>{_AXES}</caption>{"".join(rows)}</table>'
 
@@ -295,12 +303,14 @@ def _matrix_buttons(preds, on_open):
         grid.append(head(names[true]))
         for predicted in range(len(names)):
             n = counts[true, predicted]
-            button = Button(description=str(n or '·'), tooltip=_cell_text(names, counts, true, predicted), disabled=not n, **look)
+            button = Button(description=str(n or '·'), tooltip=_cell_text(names, counts, true, predicted),
+                            disabled=not n, **look)
             for name in ('mnb-cell', _cell_class(counts, true, predicted)): button.add_class(name)
             button.on_click(lambda _, cell=(true, predicted): on_open(true=cell[0], predicted=cell[1]))
             buttons[true, predicted] = button
             grid.append(button)
-    return GridBox(grid, layout=Layout(grid_template_columns=f'repeat({len(names) + 1}, 34px)', grid_gap='2px')), buttons
+    columns = f'repeat({len(names) + 1}, 34px)'
+    return GridBox(grid, layout=Layout(grid_template_columns=columns, grid_gap='2px')), buttons
 
 # %% ../nbs/05b_mistakes.ipynb #f7702338
 class ErrorExplorer(Explorer):
@@ -332,14 +342,18 @@ def _build(self: ErrorExplorer):
     self.judge = {v: action_button(v.capitalize(), lambda v=v: self.mark(v), f'mark the image: {v}') for v in VERDICTS}
     self.judge[''] = action_button('No mark', lambda: self.mark(''), 'take the mark of the image away')
     self.undo = action_button('↶ Undo', lambda: self._try(self.marks.undo), 'take back the last mark')
-    self.file = Text(str(self.marks.path or 'marks.json'), description='File', layout=Layout(width='348px'), style={'description_width': '40px'})
-    self.save = action_button('Save', lambda: self._try(lambda: self.marks.save(self.file.value)), 'write the marks to the file')
-    self.load = action_button('Load', lambda: self._try(lambda: self.marks.load(self.file.value)), 'add the marks of the file')
+    self.file = Text(str(self.marks.path or 'marks.json'), description='File', layout=Layout(width='348px'),
+                     style={'description_width': '40px'})
+    save, load = lambda: self.marks.save(self.file.value), lambda: self.marks.load(self.file.value)
+    self.save = action_button('Save', lambda: self._try(save), 'write the marks to the file')
+    self.load = action_button('Load', lambda: self._try(load), 'add the marks of the file')
     style = HTML(f'<style>{CSS}{_MATRIX_CSS.replace("SCOPE", scope)}</style>', layout=Layout(display='none'))
-    left = VBox([HTML(f'<div class="mnb"><small>{_AXES}</small></div>'), self.matrix, self.summary], layout=Layout(width='408px'))
+    left = VBox([HTML(f'<div class="mnb"><small>{_AXES}</small></div>'), self.matrix, self.summary],
+                layout=Layout(width='408px'))
     right = VBox([self.heading, self.tiles.grid, HBox([*self.steps.values()])], layout=Layout(width='346px'))
     self.widget = VBox([style, self.tiles.style, HBox([left, right], layout=Layout(flex_flow='row wrap')), self.card,
-                        HBox([*self.judge.values(), self.undo]), self.total, HBox([self.file, self.save, self.load]), self.message])
+                        HBox([*self.judge.values(), self.undo]), self.total,
+                        HBox([self.file, self.save, self.load]), self.message])
     self.widget.add_class(scope)
 
 # %% ../nbs/05b_mistakes.ipynb #f483fe86
@@ -388,14 +402,16 @@ def error_twin(
     table, groups = class_errors(preds), {}
     for true, predicted in np.argwhere(counts).tolist():
         found, row = find_images(preds, BrowserState(true, predicted)), table.iloc[true]
-        title = _cell_text(names, counts, true, predicted) + (f', the {n} with the largest loss' if len(found) > n else '')
+        title = _cell_text(names, counts, true, predicted)
+        if len(found) > n: title += f', the {n} with the largest loss'
         title += f'. Class {names[true]}: {row.errors:,} of {row.support:,} missed, {row.error_rate:.1%}.'
         groups[f'{true}-{predicted}'] = title, found[:n]
     begin = worst_cell(preds)
     start = next(iter(groups)) if begin.true is None else f'{begin.true}-{begin.predicted}'
     mistakes = [i for _, group in groups.values() for i in group if preds.labels[i] != preds.probs[i].argmax()]
     maps, near = _reasons(preds, mistakes, saliency, neighbours)
-    return static_twin(preds, groups, start, _matrix_html(names, counts), _MATRIX_CSS.replace('SCOPE', 'mnb-twin'), maps, near)
+    css = _MATRIX_CSS.replace('SCOPE', 'mnb-twin')
+    return static_twin(preds, groups, start, _matrix_html(names, counts), css, maps, near)
 
 # %% ../nbs/05b_mistakes.ipynb #dadc3705
 def _reasons(preds, positions, saliency, neighbours):

@@ -129,7 +129,7 @@ def _watch(model, input_shape):
 # %% ../nbs/01_model.ipynb #b5f167ac
 class _Recorder:
     "Collects a row per layer while a model runs."
-    def __init__(self): self.rows, self.outputs, self.counted = [], {}, set()
+    def __init__(self) -> None: self.rows, self.outputs, self.counted = [], {}, set()
 
     def _leave(self, path, module, inputs, named_inputs, output):
         row, version, _ = self.outputs.get(id(inputs[0]), (None, 0, None)) if inputs else (None, 0, None)

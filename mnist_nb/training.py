@@ -393,7 +393,8 @@ def run(self: Trainer) -> dict[str, Any]:  # dict of texts and numbers
     "What a resumed run must have in common with the one that was cut."
     checksum = lambda data: f'{len(data):,} images {zlib.crc32(data.images, zlib.crc32(data.labels)):08x}'
     return {'train': checksum(self.train.data), 'valid': checksum(self.valid.data), 'batch_size': self.train.batch_size,
-            'augment': in_words(getattr(self.train, 'augment', None)), 'transform': in_words(getattr(self.train, 'transform', None)),
+            'augment': in_words(getattr(self.train, 'augment', None)),
+            'transform': in_words(getattr(self.train, 'transform', None)),
             'learning_rate': self.learning_rate, 'scheduler': self.scheduler_name,
             'scheduler_options': in_words(self.scheduler_options)}
 
@@ -476,7 +477,8 @@ def check(self: Trainer,
     self._build((self.state or {}).get('planned') or int(epochs))
     steps = getattr(self.scheduler, 'total_steps', None)  # OneCycleLR refuses any further one
     if (most := steps // len(self.train) if steps else self.planned or epochs) < epochs:
-        raise ValueError(f'this {self.scheduler_name} schedule was laid out for {most} epochs and cannot go on to {epochs}: '
+        raise ValueError(f'this {self.scheduler_name} schedule was laid out for {most} epochs '
+                         f'and cannot go on to {epochs}: '
                          + f'train up to {most}, or ' * (most > 0) + f'start anew with a schedule for {epochs}')
 
 # %% ../nbs/02_training.ipynb #85383e55
@@ -668,9 +670,10 @@ def _check_state(state, trainer):
     if missing: raise ValueError(f'this is not the state of a Trainer: it lacks {missing}')
     epoch, history = state['epoch'], state['history']
     known = type(epoch) is int and epoch >= 0 and isinstance(history, dict) and history.keys() == vars(History()).keys()
-    if not known or not all(isinstance(values, list) and len(values) == epoch and all(type(value) is float for value in values)
-                            for values in history.values()):
-        raise ValueError(f'this state does not fit the trainer: its history has not one number for each of {epoch!r} epochs')
+    if not known or not all(isinstance(values, list) and len(values) == epoch
+                            and all(type(value) is float for value in values) for values in history.values()):
+        raise ValueError(f'this state does not fit the trainer: its history has not one number for each of '
+                         f'{epoch!r} epochs')
     for weights in (state['model'], state['best']): check_weights(trainer.model, weights)
     ours = trainer.run()
     theirs = {'scheduler_options': ours['scheduler_options']}  # the first states were kept without them
