@@ -1,6 +1,7 @@
 "Package metadata, read from settings.ini."
 from configparser import ConfigParser
 from pathlib import Path
+
 from setuptools import find_packages, setup
 
 here = Path(__file__).parent
@@ -18,7 +19,8 @@ setup(
     packages=find_packages(include=['mnist_nb', 'mnist_nb.*']), package_data={'mnist_nb': ['pretrained/*']},
     python_requires='>=' + cfg['min_python'], install_requires=cfg['requirements'].split(), extras_require=extras,
     entry_points={'console_scripts': ['mnist_nb = mnist_nb.cli:main'], 'nbdev': ['mnist_nb = mnist_nb._modidx:d']},
-    classifiers=['Development Status :: 4 - Beta', 'Intended Audience :: Education', 'Programming Language :: Python :: 3',
+    classifiers=['Development Status :: 4 - Beta', 'Intended Audience :: Education',
+                 'Programming Language :: Python :: 3',
                  'Topic :: Scientific/Engineering :: Artificial Intelligence'],
     zip_safe=False,
 )
