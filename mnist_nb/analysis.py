@@ -8,18 +8,24 @@ __all__ = ['confused_pairs', 'class_errors', 'plot_class_errors', 'plot_predicti
            'cross_val_probs', 'suspicious_labels']
 
 # %% ../nbs/04_analysis.ipynb #1a63adec
+from collections.abc import Callable
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .data import LabeledImages, plot_images
 from .evaluation import Predictions, check_predictions, confusion_matrix, wilson_interval
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
 # %% ../nbs/04_analysis.ipynb #669300d1
 def confused_pairs(
-    preds,   # the `Predictions` to search
-    n=None,  # how many pairs at most; None: every pair with a mistake
-):           # DataFrame, a row per pair: mistakes each way (images), their share of the true class (0-1), and both
+    preds: Predictions,    # the `Predictions` to search
+    n: int | None = None,  # how many pairs at most; None: every pair with a mistake
+) -> 'pd.DataFrame':       # a row per pair: mistakes each way (images), their share of the true class (0-1), and both
     "Which two classes are taken for each other, most frequent pair first."
     import pandas as pd
     counts, shares = confusion_matrix(preds), confusion_matrix(preds, normalize=True)
@@ -29,14 +35,15 @@ def confused_pairs(
         'first_as_second': counts[i, j], 'share_of_first': shares[i, j],
         'second_as_first': counts[j, i], 'share_of_second': shares[j, i], 'both': counts[i, j] + counts[j, i],
     }, index=pd.Index([f'{names[a]}-{names[b]}' for a, b in zip(i, j)], name='pair'))
-    return pairs[pairs.both > 0].sort_values('both', ascending=False, kind='stable').head(len(pairs) if n is None else n)
+    pairs = pairs[pairs.both > 0].sort_values('both', ascending=False, kind='stable')
+    return pairs.head(len(pairs) if n is None else n)
 
 # %% ../nbs/04_analysis.ipynb #cfbd680e
 def class_errors(
-    preds,            # the `Predictions` to score
-    confidence=0.95,  # how often such intervals shall hold the true rate, between 0 and 1
-    n_taken_for=3,    # how many wrong answers to name, most frequent first
-):                    # DataFrame, a row per class: support, errors (images), error_rate, low, high (0-1), taken_for
+    preds: Predictions,        # the `Predictions` to score
+    confidence: float = 0.95,  # how often such intervals shall hold the true rate, between 0 and 1
+    n_taken_for: int = 3,      # how many wrong answers to name, most frequent first
+) -> 'pd.DataFrame':           # a row per class: support, errors (images), error_rate, low, high (0-1), taken_for
     "How often each class is missed, with an interval, and what it is taken for instead."
     import pandas as pd
     wrong, names = confusion_matrix(preds), preds.data.class_names
@@ -48,15 +55,16 @@ def class_errors(
                           'low': low, 'high': high}, index=pd.Index(names, name='class'))
     table.loc[support == 0, ['error_rate', 'low', 'high']] = np.nan
     ranked = np.argsort(-wrong, axis=1, kind='stable')[:, :n_taken_for]
-    table['taken_for'] = [', '.join(f'{names[j]} ({row[j]})' for j in order if row[j]) for row, order in zip(wrong, ranked)]
+    table['taken_for'] = [', '.join(f'{names[j]} ({row[j]})' for j in order if row[j])
+                          for row, order in zip(wrong, ranked)]
     return table
 
 # %% ../nbs/04_analysis.ipynb #59bb6553
 def plot_class_errors(
-    preds,            # the `Predictions` to show
-    confidence=0.95,  # how often such intervals shall hold the true rate, between 0 and 1
-    ax=None,          # matplotlib Axes to draw on; None makes a figure
-):                    # the Axes
+    preds: Predictions,        # the `Predictions` to show
+    confidence: float = 0.95,  # how often such intervals shall hold the true rate, between 0 and 1
+    ax: 'Axes | None' = None,  # matplotlib Axes to draw on; None makes a figure
+) -> 'Axes':                   # the Axes
     "Share of each class that is missed, in percent, with intervals; the dashed line is the share of all images."
     import matplotlib.pyplot as plt
     table = class_errors(preds, confidence)
@@ -72,10 +80,10 @@ def plot_class_errors(
 
 # %% ../nbs/04_analysis.ipynb #0a4f468c
 def plot_predictions(
-    preds,     # the `Predictions` to show, 1 to 60
-    n_cols=5,  # images in a row
-    ax=None,   # matplotlib Axes to draw on; None makes a figure
-):             # the Axes
+    preds: Predictions,        # the `Predictions` to show, 1 to 60
+    n_cols: int = 5,           # images in a row
+    ax: 'Axes | None' = None,  # matplotlib Axes to draw on; None makes a figure
+) -> 'Axes':                   # the Axes
     "Images with their true class, the predicted one, and the model's confidence."
     if len(check_predictions(preds)) > 60:
         raise ValueError(f'a figure holds up to 60 images, got {len(preds)}: choose some, as in preds[:10]')
@@ -86,48 +94,49 @@ def plot_predictions(
 
 # %% ../nbs/04_analysis.ipynb #3492784f
 def top_losses(
-    preds,  # the `Predictions` to search
-    n=10,   # how many at most
-):          # positions in `preds`, int64 `(n,)`, largest loss first
+    preds: Predictions,  # the `Predictions` to search
+    n: int = 10,         # how many at most
+) -> np.ndarray:         # positions in `preds`, int64 `(n,)`, largest loss first
     "Where the true label surprised the model most."
     return np.argsort(-check_predictions(preds).losses, kind='stable')[:n]
 
 # %% ../nbs/04_analysis.ipynb #126f72c6
 def confident_mistakes(
-    preds,  # the `Predictions` to search
-    n=10,   # how many at most
-):          # positions in `preds` of wrong predictions, int64 `(n,)` or fewer, surest first
+    preds: Predictions,  # the `Predictions` to search
+    n: int = 10,         # how many at most
+) -> np.ndarray:         # positions in `preds` of wrong predictions, int64 `(n,)` or fewer, surest first
     "Where the model was wrong and surest of itself."
     order = np.argsort(-check_predictions(preds).confidence, kind='stable')
     return order[~preds.correct[order]][:n]
 
 # %% ../nbs/04_analysis.ipynb #b7e5c4b0
 def unsure_hits(
-    preds,  # the `Predictions` to search
-    n=10,   # how many at most
-):          # positions in `preds` of right predictions, int64 `(n,)` or fewer, least sure first
+    preds: Predictions,  # the `Predictions` to search
+    n: int = 10,         # how many at most
+) -> np.ndarray:         # positions in `preds` of right predictions, int64 `(n,)` or fewer, least sure first
     "Where the model was right, and only just."
     order = np.argsort(check_predictions(preds).confidence, kind='stable')
     return order[preds.correct[order]][:n]
 
 # %% ../nbs/04_analysis.ipynb #3e136d6f
 def worst_of_class(
-    preds,  # the `Predictions` to search
-    n=12,   # how many of each class at most
-):          # dict: class name -> positions in `preds`, int64 `(n,)` or fewer, largest loss first
+    preds: Predictions,      # the `Predictions` to search
+    n: int = 12,             # how many of each class at most
+) -> dict[str, np.ndarray]:  # dict: class name -> positions in `preds`, int64 `(n,)` or fewer, largest loss first
     "The images of each class that surprised the model most."
     order = top_losses(preds, len(preds))
     return {name: order[preds.labels[order] == i][:n] for i, name in enumerate(preds.data.class_names)}
 
 # %% ../nbs/04_analysis.ipynb #d545c84f
 def plot_worst_of_class(
-    preds,    # the `Predictions` to show
-    n=9,      # images of each class at most
-    ax=None,  # matplotlib Axes to draw on; None makes a figure
-):            # the Axes
+    preds: Predictions,        # the `Predictions` to show
+    n: int = 9,                # images of each class at most
+    ax: 'Axes | None' = None,  # matplotlib Axes to draw on; None makes a figure
+) -> 'Axes':                   # the Axes
     "A row per true class, hardest image first; in orange beside it the wrong answer."
     import matplotlib.pyplot as plt
-    names, height, width = check_predictions(preds).data.class_names, 30, 38  # of a tile: the image, and to its left room for a tag
+    names = check_predictions(preds).data.class_names
+    height, width = 30, 38  # of a tile: the image, and to its left room for a tag
     if ax is None: _, ax = plt.subplots(figsize=(7, 4), layout='constrained')
     sheet = np.zeros((len(names) * height, n * width), np.uint8)
     for row, positions in enumerate(worst_of_class(preds, n).values()):
@@ -144,8 +153,8 @@ def plot_worst_of_class(
 
 # %% ../nbs/04_analysis.ipynb #1628eb50
 def coverage_table(
-    preds,  # the `Predictions` to score
-):          # DataFrame, a row per threshold, highest first: threshold, coverage, accuracy (0-1), answered, errors (images)
+    preds: Predictions,  # the `Predictions` to score
+) -> 'pd.DataFrame':  # rows by threshold, highest first: threshold, coverage, accuracy (0-1), answered, errors (images)
     "How accurate the model is on the images it is surest of, for every number of them."
     import pandas as pd
     order = np.argsort(-check_predictions(preds).confidence, kind='stable')
@@ -157,10 +166,10 @@ def coverage_table(
 
 # %% ../nbs/04_analysis.ipynb #c54ac777
 def plot_coverage(
-    preds,       # the `Predictions` to show
-    label=None,  # name in the legend; None: that of the data
-    ax=None,     # matplotlib Axes to draw on; None makes a figure
-):               # the Axes
+    preds: Predictions,        # the `Predictions` to show
+    label: str | None = None,  # name in the legend; None: that of the data
+    ax: 'Axes | None' = None,  # matplotlib Axes to draw on; None makes a figure
+) -> 'Axes':                   # the Axes
     "Share of wrong answers against share of images answered, in percent, with a 95% band."
     import matplotlib.pyplot as plt
     table = coverage_table(preds)
@@ -175,9 +184,9 @@ def plot_coverage(
 
 # %% ../nbs/04_analysis.ipynb #73f0ecae
 def threshold_for(
-    preds,     # the `Predictions` to choose on: validation images, not the test set
-    accuracy,  # wanted share of right answers, above 0, up to 1
-):             # lowest confidence, 0-1, with which the answers given are as accurate as wanted
+    preds: Predictions,  # the `Predictions` to choose on: validation images, not the test set
+    accuracy: float,     # wanted share of right answers, above 0, up to 1
+) -> float:              # lowest confidence, 0-1, with which the answers given are as accurate as wanted
     "How sure the model must be to answer."
     if not 0 < accuracy <= 1: raise ValueError(f'accuracy must be a fraction above 0, up to 1, got {accuracy}')
     table = coverage_table(preds)
@@ -189,11 +198,12 @@ def threshold_for(
 
 # %% ../nbs/04_analysis.ipynb #8d57af7d
 def cross_val_probs(
-    data,         # the `LabeledImages` whose labels are in question
-    fit_predict,  # function (train, held_out) -> probabilities of held_out, float `(len(held_out), 10)`
-    n_folds=5,    # parts to cut `data` into, 2 to `len(data)`; as many models get trained
-    seed=0,       # decides which image falls into which part
-):                # `Predictions` about `data`, each row from a model that didn't see that image
+    data: LabeledImages,  # the `LabeledImages` whose labels are in question
+    # function (train, held_out) -> probabilities of held_out, float `(len(held_out), 10)`
+    fit_predict: Callable[[LabeledImages, LabeledImages], np.ndarray],
+    n_folds: int = 5,     # parts to cut `data` into, 2 to `len(data)`; as many models get trained
+    seed: int = 0,        # decides which image falls into which part
+) -> Predictions:         # `Predictions` about `data`, each row from a model that didn't see that image
     "Out-of-sample probabilities for every image of a set, by cross-validation."
     if not isinstance(data, LabeledImages): raise TypeError(f'data must be LabeledImages, got {type(data).__name__}')
     if not isinstance(n_folds, int) or not 2 <= n_folds <= len(data):
@@ -210,10 +220,11 @@ def cross_val_probs(
 
 # %% ../nbs/04_analysis.ipynb #040f9f58
 def suspicious_labels(
-    preds,          # out-of-sample `Predictions`, as from `cross_val_probs`
-    n=None,         # how many rows at most; None: all
-    engine='auto',  # who raises flags: 'cleanlab', 'plain', or 'auto' (cleanlab where it is installed and two classes occur)
-):                  # DataFrame by position in `preds`, most suspicious first: label, suggested, their probabilities, flagged
+    preds: Predictions,    # out-of-sample `Predictions`, as from `cross_val_probs`
+    n: int | None = None,  # how many rows at most; None: all
+    # who raises flags: 'cleanlab', 'plain', or 'auto' (cleanlab where it is installed and two classes occur)
+    engine: str = 'auto',
+) -> 'pd.DataFrame':       # by position, most suspicious first: label, suggested, their probabilities, flagged
     "The given labels, ranked by how little the data believes them."
     import pandas as pd
     check_predictions(preds)

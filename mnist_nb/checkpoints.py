@@ -7,13 +7,24 @@ __all__ = ['FORMAT', 'VERSION', 'KINDS', 'UPGRADES', 'temporary_beside', 'write_
            'load_file', 'save_weights', 'load_weights', 'load_config', 'save_checkpoint', 'load_checkpoint']
 
 # %% ../nbs/02b_checkpoints.ipynb #48b5e65e
-import errno, hashlib, io, os, pickletools, re, secrets, shutil, time, zipfile
+import errno
+import hashlib
+import io
+import os
+import pickletools
+import re
+import secrets
+import shutil
+import time
+import zipfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from .training import check_weights, plain
+from .training import Trainer, check_weights, plain
 
 # %% ../nbs/02b_checkpoints.ipynb #b762e9fc
 def _target(path):
@@ -39,9 +50,9 @@ def _explained(path):
 # %% ../nbs/02b_checkpoints.ipynb #8a29abee
 @contextmanager
 def temporary_beside(
-    path,  # the file that it may become
-    data,  # bytes to write
-):         # in a `with` statement: its path
+    path: Path,                # the file that it may become
+    data: bytes | memoryview,  # bytes to write
+) -> Iterator[Path]:           # in a `with` statement: its path
     "A temporary file in the same folder, safely on the disk; gone at the end unless it was renamed."
     temp = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')
     try:
@@ -58,9 +69,9 @@ def temporary_beside(
 
 # %% ../nbs/02b_checkpoints.ipynb #3476c763
 def write_atomic(
-    data,  # bytes
-    path,  # file to write or replace
-):
+    data: bytes | memoryview,  # bytes
+    path: str | Path,          # file to write or replace
+) -> None:
     "Write a file so that under its name there is always a whole one, the old or the new."
     path = _target(path)
     with temporary_beside(path, data) as temp: os.replace(temp, path)
@@ -78,9 +89,9 @@ def _sync_folder(folder):
 
 # %% ../nbs/02b_checkpoints.ipynb #36236e24
 def check_writable(
-    path,        # file that will be written later
-    model=None,  # nn.Module: is there room for a checkpoint of it?
-):
+    path: str | Path,                      # file that will be written later
+    model: torch.nn.Module | None = None,  # nn.Module: is there room for a checkpoint of it?
+) -> None:
     "Raise now, before hours of work, if a file could not be written there."
     path = _target(path)
     if path.exists() and not os.access(path, os.W_OK): raise PermissionError(f'{path} is write-protected')
@@ -92,13 +103,13 @@ def check_writable(
 
 # %% ../nbs/02b_checkpoints.ipynb #47490aaa
 def digest(
-    content,  # nested dicts, lists and tuples of tensors, numbers and texts
-):            # 64 hexadecimal digits
+    content: Any,  # nested dicts, lists and tuples of tensors, numbers and texts
+) -> str:          # 64 hexadecimal digits
     "A fingerprint (SHA-256) of names, types, shapes and values."
     sha = hashlib.sha256()
     def add(
-        value,  # a part of the content
-    ):
+        value: Any,  # a part of the content
+    ) -> None:
         "Take in one part, and what is nested in it."
         kind = type(value).__name__
         if isinstance(value, torch.Tensor):
@@ -119,10 +130,10 @@ FORMAT, VERSION, KINDS = 'mnist_nb', 1, ('weights', 'checkpoint')
 
 # %% ../nbs/02b_checkpoints.ipynb #de0cabbc
 def save_file(
-    content,  # nested dicts, lists and tuples of tensors, numbers and texts
-    path,     # file to write; an older one under this name is replaced
-    kind,     # 'weights' or 'checkpoint'
-):
+    content: Any,      # nested dicts, lists and tuples of tensors, numbers and texts
+    path: str | Path,  # file to write; an older one under this name is replaced
+    kind: str,         # 'weights' or 'checkpoint'
+) -> None:
     "Write content with its format, version and fingerprint, all or nothing."
     if kind not in KINDS: raise ValueError(f'kind must be one of {KINDS}, got {kind!r}')
     content, buffer = plain(content), io.BytesIO()
@@ -187,7 +198,8 @@ def _check_size(content, most):
 def _verified(file, path, kind, size):
     "The content of a file that was read, if it is what it says, brought to our version."
     needed = {'format', 'kind', 'version', 'sha256', 'content'}
-    known = isinstance(file, dict) and needed <= file.keys() and all(type(file[key]) is str for key in ('format', 'kind', 'sha256'))
+    known = (isinstance(file, dict) and needed <= file.keys()
+             and all(type(file[key]) is str for key in ('format', 'kind', 'sha256')))
     if not known or file['format'] != FORMAT or file['kind'] not in KINDS:
         raise ValueError(f'{path} was not written by mnist_nb. A plain state dict? Then load it with '
                          f'torch.load(path, weights_only=True) into a model, and use save_weights(model, path)')
@@ -211,9 +223,9 @@ def _verified(file, path, kind, size):
 
 # %% ../nbs/02b_checkpoints.ipynb #964f5ed8
 def load_file(
-    path,  # file that `save_file` wrote
-    kind,  # 'weights' or 'checkpoint'
-):         # the content
+    path: str | Path,  # file that `save_file` wrote
+    kind: str,         # 'weights' or 'checkpoint'
+) -> Any:              # the content
     "Read content back, or say what is wrong with the file."
     if kind not in KINDS: raise ValueError(f'kind must be one of {KINDS}, got {kind!r}')
     path = Path(path)
@@ -223,11 +235,12 @@ def load_file(
 
 # %% ../nbs/02b_checkpoints.ipynb #e11bc2d6
 def save_weights(
-    model,        # nn.Module
-    path,         # file to write
-    config=None,  # dict of numbers and texts to keep with them, such as the options of the model
-    dtype=None,   # torch.float16 halves the file; None keeps the weights as they are
-):
+    model: torch.nn.Module,            # nn.Module
+    path: str | Path,                  # file to write
+    # dict of numbers and texts to keep with them, such as the options of the model
+    config: dict[str, Any] | None = None,
+    dtype: torch.dtype | None = None,  # torch.float16 halves the file; None keeps the weights as they are
+) -> None:
     "Write the weights of a model."
     if dtype is not None and not getattr(dtype, 'is_floating_point', False):
         raise ValueError(f'dtype must be a floating torch.dtype such as torch.float16, or None, got {dtype!r}')
@@ -237,9 +250,9 @@ def save_weights(
 
 # %% ../nbs/02b_checkpoints.ipynb #f8f74404
 def load_weights(
-    model,  # nn.Module of the architecture that was saved
-    path,   # file that `save_weights` wrote
-):          # the config that was saved with them, a dict
+    model: torch.nn.Module,  # nn.Module of the architecture that was saved
+    path: str | Path,        # file that `save_weights` wrote
+) -> dict[str, Any]:         # the config that was saved with them, a dict
     "Put saved weights into a model; if that is impossible, say why and change nothing."
     weights, config = _unpacked(load_file(path, 'weights'), 'model', path)
     with _naming(path): check_weights(model, weights)
@@ -261,26 +274,26 @@ def _naming(path):
 
 # %% ../nbs/02b_checkpoints.ipynb #365cdf09
 def load_config(
-    path,  # file that `save_weights` or `save_checkpoint` wrote
-    kind,  # 'weights' or 'checkpoint'
-):         # the config that was saved in it, a dict
+    path: str | Path,  # file that `save_weights` or `save_checkpoint` wrote
+    kind: str,         # 'weights' or 'checkpoint'
+) -> dict[str, Any]:   # the config that was saved in it, a dict
     "What a file of ours says about its making."
     return _unpacked(load_file(path, kind), {'weights': 'model', 'checkpoint': 'trainer'}[kind], path)[1]
 
 # %% ../nbs/02b_checkpoints.ipynb #61422bc8
 def save_checkpoint(
-    trainer,      # Trainer, between two epochs
-    path,         # file to write; the older one stays until the last moment
-    config=None,  # dict of numbers and texts to keep with it
-):
+    trainer: Trainer,                      # Trainer, between two epochs
+    path: str | Path,                      # file to write; the older one stays until the last moment
+    config: dict[str, Any] | None = None,  # dict of numbers and texts to keep with it
+) -> None:
     "Write all that training needs to go on."
     save_file({'trainer': trainer.state_dict(), 'config': dict(config or {})}, path, 'checkpoint')
 
 # %% ../nbs/02b_checkpoints.ipynb #1819c59e
 def load_checkpoint(
-    trainer,  # Trainer made with the same settings
-    path,     # file that `save_checkpoint` wrote
-):            # the config that was saved with it, a dict
+    trainer: Trainer,  # Trainer made with the same settings
+    path: str | Path,  # file that `save_checkpoint` wrote
+) -> dict[str, Any]:   # the config that was saved with it, a dict
     "Take over the run of a file; if that is impossible, say why and change nothing."
     state, config = _unpacked(load_file(path, 'checkpoint'), 'trainer', path)
     with _naming(path): trainer.load_state_dict(state)

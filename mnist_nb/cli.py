@@ -7,9 +7,16 @@ __all__ = ['RECIPE', 'EXPECTED', 'Parser', 'build_parser', 'UsageError', 'train_
            'main']
 
 # %% ../nbs/06b_command_line.ipynb #9f584ad3
-import argparse, json, os, re, sys, warnings
+import argparse
+import json
+import os
+import re
+import sys
+import warnings
+from collections.abc import Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import Any, NoReturn
 
 from . import __version__
 
@@ -34,8 +41,8 @@ RECIPE = {  # option of `MNISTClassifier` -> type, default, meaning
 class Parser(argparse.ArgumentParser):
     "An argument parser whose complaints fit on one line."
     def error(self,
-        message,  # what is wrong with the arguments
-    ):            # never returns: the process ends with status 2
+        message: str,  # what is wrong with the arguments
+    ) -> NoReturn:     # never returns: the process ends with status 2
         "Say what is wrong, in one line on stderr."
         self.exit(2, f'{self.prog}: {message} (see {self.prog} --help)\n')
 
@@ -43,16 +50,20 @@ class Parser(argparse.ArgumentParser):
 def _add_recipe(parser):
     "The options of training; those not given stay unset."
     for name, (kind, default, meaning) in RECIPE.items():
-        parser.add_argument('--' + name.replace('_', '-'), type=kind, default=argparse.SUPPRESS, metavar=kind.__name__.upper(),
+        parser.add_argument('--' + name.replace('_', '-'), type=kind, default=argparse.SUPPRESS,
+                            metavar=kind.__name__.upper(),
                             help=f"{meaning} (default: {'off' if default is None else default})")
     parser.add_argument('--scheduler', nargs='+', metavar=('NAME', 'OPTION=VALUE'), default=None,
-                        help='learning rate schedule of torch, such as: StepLR step_size=5 gamma=0.5 (default: constant)')
-    parser.add_argument('--augment', action='store_true', help='rotate and shift training images at random (default: off)')
+                        help='learning rate schedule of torch, such as: StepLR step_size=5 gamma=0.5 '
+                             '(default: constant)')
+    parser.add_argument('--augment', action='store_true',
+                        help='rotate and shift training images at random (default: off)')
     parser.add_argument('--save', metavar='FILE', help='write the trained model to this file (default: not saved)')
     parser.add_argument('--checkpoint', metavar='FILE',
                         help='write after every epoch, and go on from this file if it exists (default: none)')
     parser.add_argument('--resume', action=argparse.BooleanOptionalAction, default=None,
-                        help='insist on going on from --checkpoint, or on beginning anew (default: go on if there is something)')
+                        help='insist on going on from --checkpoint, or on beginning anew '
+                             '(default: go on if there is something)')
     parser.add_argument('--mixed-precision', action=argparse.BooleanOptionalAction, default=None,
                         help='compute in half precision (default: on CUDA only)')
 
@@ -60,10 +71,11 @@ def _add_machine(parser):
     "Options that every command has."
     parser.add_argument('--device', default='auto', metavar='NAME', help='cpu, cuda, mps or auto (default: auto)')
     parser.add_argument('--threads', type=int, metavar='INT', help="CPU threads to use (default: torch's choice)")
-    parser.add_argument('--json', action='store_true', help='one JSON object on stdout, all else on stderr (default: off)')
+    parser.add_argument('--json', action='store_true',
+                        help='one JSON object on stdout, all else on stderr (default: off)')
 
 # %% ../nbs/06b_command_line.ipynb #dcd72b47
-def build_parser():  # the parser of `mnist_nb`; `parse_args` gives the command in `.command`
+def build_parser() -> Parser:  # the parser of `mnist_nb`; `parse_args` gives the command in `.command`
     "The three commands, every option with its help and default."
     parser = Parser(prog='mnist_nb', description='Train, score and use a classifier of handwritten digits.',
                     epilog='Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C).')
@@ -75,7 +87,8 @@ def build_parser():  # the parser of `mnist_nb`; `parse_args` gives the command 
     _add_recipe(train)
     predict.add_argument('images', nargs='+', metavar='IMAGE', help='picture of one handwritten digit, any size')
     for command in evaluate, predict:
-        command.add_argument('--model', metavar='FILE', help='trained model, from train --save (default: the pretrained one)')
+        command.add_argument('--model', metavar='FILE',
+                             help='trained model, from train --save (default: the pretrained one)')
     for command in train, evaluate:
         command.add_argument('--data', choices=('auto', 'mnist', 'sample'), default='auto',
                              help='MNIST, the embedded sample, or MNIST where it can be had (default: auto)')
@@ -93,7 +106,8 @@ def _new_classifier(options):
     from mnist_nb.data import random_affine
     given = {name: value for name, value in vars(options).items() if name in RECIPE}
     try:
-        classifier = MNISTClassifier(**given, data=options.data, device=options.device, mixed_precision=options.mixed_precision,
+        classifier = MNISTClassifier(**given, data=options.data, device=options.device,
+                                     mixed_precision=options.mixed_precision,
                                      augment=random_affine if options.augment else None)
         if options.scheduler:
             name, settings = _scheduler(options.scheduler)
@@ -114,8 +128,8 @@ def _scheduler(words):
 
 # %% ../nbs/06b_command_line.ipynb #b9f22251
 def train_command(
-    options,  # what the parser gave for `train`
-):            # dict: the result, for `--json`
+    options: argparse.Namespace,  # what the parser gave for `train`
+) -> dict[str, Any]:              # dict: the result, for `--json`
     "Train, score on the test images, save."
     from mnist_nb.checkpoints import check_writable
     classifier = _new_classifier(options)
@@ -123,16 +137,19 @@ def train_command(
     if options.save is not None:
         check_writable(options.save, classifier.model)
         if options.checkpoint is not None and Path(options.save).resolve() == Path(options.checkpoint).resolve():
-            raise UsageError('--save and --checkpoint name the same file; the model would replace the training to go on with')
+            raise UsageError('--save and --checkpoint name the same file; '
+                             'the model would replace the training to go on with')
     splits = classifier.splits()
-    print('Images: ' + ', '.join(f'{len(part):,} {name}' for name, part in splits.items()) + f' ({splits["test"].name})')
+    sizes = ', '.join(f'{len(part):,} {name}' for name, part in splits.items())
+    print(f'Images: {sizes} ({splits["test"].name})')
     history = classifier.train(resume=options.resume, checkpoint=options.checkpoint)
     result = {'command': 'train', 'recipe': classifier.recipe, 'data': splits['test'].name, 'history': vars(history),
               'best_epoch': history.best_epoch, 'interrupted': classifier.trainer.interrupted, 'saved': None}
     if options.save is not None and len(history): classifier.save_model(options.save); result['saved'] = options.save
     if result['interrupted']:
         _tell(f'interrupted after {len(history)} of {classifier.epochs} epochs; ' +
-              ('the same command goes on from there' if options.checkpoint else '--checkpoint FILE lets the same command go on'))
+              ('the same command goes on from there' if options.checkpoint else
+               '--checkpoint FILE lets the same command go on'))
         return result | {'status': 130}
     result |= _score(classifier.predictions())
     print(f'Final Test Accuracy: {result["accuracy"]:.1f}%')
@@ -145,7 +162,8 @@ def _score(preds):
     "Accuracy in percent with its interval, and loss."
     from mnist_nb.evaluation import accuracy_interval
     low, high = accuracy_interval(preds)
-    return {'accuracy': 100 * preds.accuracy, 'interval': [100 * low, 100 * high], 'loss': preds.loss, 'images': len(preds)}
+    return {'accuracy': 100 * preds.accuracy, 'interval': [100 * low, 100 * high], 'loss': preds.loss,
+            'images': len(preds)}
 
 def _tell(text, status=None):
     "One line on stderr; gives the status back."
@@ -161,14 +179,15 @@ def _trained(options, **more):
 
 # %% ../nbs/06b_command_line.ipynb #1adccdd6
 def evaluate_command(
-    options,  # what the parser gave for `evaluate`
-):            # dict: the result, for `--json`
+    options: argparse.Namespace,  # what the parser gave for `evaluate`
+) -> dict[str, Any]:              # dict: the result, for `--json`
     "Score a trained classifier on the test images."
     from mnist_nb.evaluation import class_report
     preds = _trained(options, data=options.data).predictions()
     score, report = _score(preds), class_report(preds)
     print(preds.data)
-    print('Accuracy: {accuracy:.2f}% (95% interval {interval[0]:.2f}% to {interval[1]:.2f}%), loss {loss:.3f}'.format(**score))
+    print('Accuracy: {accuracy:.2f}% (95% interval {interval[0]:.2f}% to {interval[1]:.2f}%), '
+          'loss {loss:.3f}'.format(**score))
     print(report.round(4).to_string())
     rows = report.astype(object).where(report.notna(), None).reset_index()  # JSON knows no NaN
     return {'command': 'evaluate', 'model': options.model or 'pretrained', 'data': preds.data.name, **score,
@@ -176,8 +195,8 @@ def evaluate_command(
 
 # %% ../nbs/06b_command_line.ipynb #a9f1bd07
 def predict_command(
-    options,  # what the parser gave for `predict`
-):            # dict: the result, for `--json`
+    options: argparse.Namespace,  # what the parser gave for `predict`
+) -> dict[str, Any]:              # dict: the result, for `--json`
     "Read the digit in each picture; one that can't be read doesn't stop the others."
     classifier, answers = _trained(options), []
     for path in options.images:
@@ -195,8 +214,8 @@ def predict_command(
 
 # %% ../nbs/06b_command_line.ipynb #1d13bae2
 def main(
-    args=None,  # the words after `mnist_nb`, a list of str; None: those of this process
-):              # exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted
+    args: Sequence[str] | None = None,  # the words after `mnist_nb`, a list of str; None: those of this process
+) -> int:                               # exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted
     "The command `mnist_nb`."
     try: options = build_parser().parse_args(args)
     except SystemExit as stop: return stop.code
@@ -225,9 +244,9 @@ def _one_line(error):
     return re.sub(r'^\[Errno \d+\] ', '', text) or type(error).__name__
 
 def _finish(status):
-    "Give the status back; where stdout takes nothing any more, send the rest nowhere, or Python would complain at its end."
+    "Give the status back; where stdout takes nothing any more, send the rest nowhere."
     try: sys.stdout.flush()
-    except OSError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
     return status
 
 def _set_threads(threads):

@@ -8,13 +8,23 @@ __all__ = ['MNIST_FILES', 'MNIST_MIRRORS', 'MEAN', 'STD', 'read_idx', 'is_intact
            'split_train_valid', 'normalize', 'Batches', 'affine', 'random_affine']
 
 # %% ../nbs/00_data.ipynb #523efe9f
-import gzip, hashlib, os, shutil, socket, struct, tempfile, time, zlib
+import gzip
+import hashlib
+import os
+import shutil
+import socket
+import struct
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from http.client import HTTPException
 from numbers import Real
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -22,10 +32,14 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from PIL import Image
+
 # %% ../nbs/00_data.ipynb #5303faf9
 def read_idx(
-    path,  # an IDX file, plain or compressed with gzip
-):         # its numbers as an array, in the shape that the file names
+    path: str | Path,  # an IDX file, plain or compressed with gzip
+) -> np.ndarray:       # its numbers as an array, in the shape that the file names
     "Read one IDX file, the format in which MNIST is published."
     content = _unzipped(Path(path))
     if len(content) < 4 or content[:2] != b'\0\0' or content[2] not in _IDX_TYPES:
@@ -67,15 +81,15 @@ MNIST_MIRRORS = (  # tried in this order
 
 # %% ../nbs/00_data.ipynb #ae3c1a10
 def is_intact(
-    path,  # a file; it may be missing
-    md5,   # the MD5 sum that it should have, 32 hexadecimal digits
-):         # True when the file is there and has this sum
+    path: str | Path,  # a file; it may be missing
+    md5: str,          # the MD5 sum that it should have, 32 hexadecimal digits
+) -> bool:             # True when the file is there and has this sum
     "Is this file there, byte for byte as published?"
     path = Path(path)
     return path.is_file() and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == md5
 
 # %% ../nbs/00_data.ipynb #916ad0ee
-def data_dir(): # the folder that holds `MNIST/raw/*.gz`, as torchvision lays it out
+def data_dir() -> Path:  # the folder that holds `MNIST/raw/*.gz`, as torchvision lays it out
     "Where the data lies: `MNIST_NB_DATA` if set, else the user's cache folder."
     if folder := os.environ.get('MNIST_NB_DATA'): return Path(folder).expanduser()
     from platformdirs import user_cache_dir
@@ -83,10 +97,11 @@ def data_dir(): # the folder that holds `MNIST/raw/*.gz`, as torchvision lays it
 
 # %% ../nbs/00_data.ipynb #16c5451e
 def download_mnist(
-    folder=None,   # where to; None means `data_dir()`
-    mirrors=None,  # addresses of folders to try, in this order; None means `MNIST_MIRRORS`
-    timeout=10,    # give up on a silent server after so many seconds
-):                 # the folder with the four files
+    folder: str | Path | None = None,  # where to; None means `data_dir()`
+    # addresses of folders to try, in this order; None means `MNIST_MIRRORS`
+    mirrors: str | Sequence[str] | None = None,
+    timeout: float = 10,               # give up on a silent server after so many seconds
+) -> Path:                             # the folder with the four files
     "Download what is missing or damaged among the four files of MNIST."
     raw = Path(folder or data_dir()).expanduser() / 'MNIST' / 'raw'
     mirrors = [mirrors] if isinstance(mirrors, str) else MNIST_MIRRORS if mirrors is None else mirrors
@@ -167,17 +182,17 @@ class LabeledImages:
     images: np.ndarray  # grey levels, white ink on black, uint8 `(n, 28, 28)`
     labels: np.ndarray  # the class of each image, int64 `(n,)`, 0 to number of classes - 1
     name: str = ''      # what these images are, for tables and figures
-    class_names: tuple = tuple('0123456789')  # the name of class 0, 1, 2, ...
+    class_names: tuple[str, ...] = tuple('0123456789')  # the name of class 0, 1, 2, ...
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_images(self.images)
         _check_labels(self.labels, len(self.images), len(self.class_names))
         for key in ('images', 'labels'):  # each in one block of memory, which PyTorch can share
             object.__setattr__(self, key, np.require(getattr(self, key), requirements=['C', 'W']))
 
-    def __len__(self): return len(self.labels)
+    def __len__(self) -> int: return len(self.labels)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"{self.name or 'LabeledImages'}: {len(self):,} images of {len(self.class_names)} classes"
 
 # %% ../nbs/00_data.ipynb #7b7f9039
@@ -214,8 +229,8 @@ def _check_data(data):
 # %% ../nbs/00_data.ipynb #ce3c835d
 @patch
 def __getitem__(self: LabeledImages,
-    index,  # a position, a slice, a boolean mask or an array of positions
-):          # for a position the pair (image, label), otherwise LabeledImages
+    index: int | slice | Sequence | np.ndarray,  # a position, a slice, a boolean mask or an array of positions
+) -> tuple[np.ndarray, int] | LabeledImages:     # for a position the pair (image, label), otherwise LabeledImages
     "One image with its label, or a selection."
     if not isinstance(index, slice):
         index = np.asarray(index)
@@ -225,10 +240,10 @@ def __getitem__(self: LabeledImages,
 
 # %% ../nbs/00_data.ipynb #e7cd76ae
 def load_mnist(
-    split='train',  # 'train' (60,000 images) or 'test' (10,000)
-    folder=None,    # where MNIST lies or is downloaded to; None means `data_dir()`
-    download=True,  # fetch what is missing or damaged?
-):                  # the images and labels of this split, as LabeledImages
+    split: str = 'train',              # 'train' (60,000 images) or 'test' (10,000)
+    folder: str | Path | None = None,  # where MNIST lies or is downloaded to; None means `data_dir()`
+    download: bool = True,             # fetch what is missing or damaged?
+) -> LabeledImages:                    # the images and labels of this split, as LabeledImages
     "MNIST, checked byte for byte against its published sums; nothing is ever put in its place."
     if split not in ('train', 'test'): raise ValueError(f"split must be 'train' or 'test', got {split!r}")
     raw = Path(folder or data_dir()).expanduser() / 'MNIST' / 'raw'
@@ -262,8 +277,8 @@ def _to_mnist_form(
 
 # %% ../nbs/00_data.ipynb #2ee534c2
 def load_sample(
-    split='train',  # 'train' (1,437 images) or 'test' (360)
-):                  # small real handwritten digits, as LabeledImages
+    split: str = 'train',  # 'train' (1,437 images) or 'test' (360)
+) -> LabeledImages:        # small real handwritten digits, as LabeledImages
     "The 1,797 handwritten digits that come with scikit-learn, brought to MNIST's form."
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -276,8 +291,9 @@ def load_sample(
 
 # %% ../nbs/00_data.ipynb #b37d0c93
 def load_data(
-    source='auto',  # 'mnist', 'sample', 'auto' (MNIST if it can be had) or one's own pair (train, test)
-):                  # the pair (train, test) of LabeledImages
+    # 'mnist', 'sample', 'auto' (MNIST if it can be had) or one's own pair (train, test)
+    source: str | tuple[LabeledImages, LabeledImages] = 'auto',
+) -> tuple[LabeledImages, LabeledImages]:  # the pair (train, test) of LabeledImages
     "Training and test images from the best source at hand; says so in one line if that is the sample."
     if isinstance(source, (tuple, list)) and len(source) == 2 and all(isinstance(d, LabeledImages) for d in source):
         if source[0].class_names != source[1].class_names:
@@ -297,11 +313,11 @@ def load_data(
 
 # %% ../nbs/00_data.ipynb #dea076ce
 def plot_images(
-    images,       # uint8 `(n, h, w)` or tensor `(n, 1, h, w)`; floats are taken as 0-1
-    titles=None,  # one text an image, or None
-    n_cols=10,    # images in a row
-    ax=None,      # matplotlib Axes to draw on; None makes a figure
-):                # the Axes
+    images: np.ndarray | torch.Tensor,  # uint8 `(n, h, w)` or tensor `(n, 1, h, w)`; floats are taken as 0-1
+    titles: Iterable | None = None,     # one text an image, or None
+    n_cols: int = 10,                   # images in a row
+    ax: 'Axes | None' = None,           # matplotlib Axes to draw on; None makes a figure
+) -> 'Axes':                            # the Axes
     "Images side by side on one Axes, each with its title above it."
     tiles = _as_tiles(images)
     titles = [''] * len(tiles) if titles is None else [str(title) for title in titles]
@@ -345,9 +361,9 @@ def _montage_axes(ax, n_rows, n_cols, n_lines):
 
 # %% ../nbs/00_data.ipynb #66a248ea
 def plot_class_counts(
-    data,     # whose classes to count, LabeledImages
-    ax=None,  # matplotlib Axes to draw on; None makes a figure
-):            # the Axes
+    data: LabeledImages,       # whose classes to count, LabeledImages
+    ax: 'Axes | None' = None,  # matplotlib Axes to draw on; None makes a figure
+) -> 'Axes':                   # the Axes
     "How many images there are of each class."
     _check_data(data)
     import matplotlib.pyplot as plt
@@ -360,9 +376,9 @@ def plot_class_counts(
 
 # %% ../nbs/00_data.ipynb #99cd6379
 def plot_mean_images(
-    data,     # whose images to average, LabeledImages
-    ax=None,  # matplotlib Axes to draw on; None makes a figure
-):            # the Axes
+    data: LabeledImages,       # whose images to average, LabeledImages
+    ax: 'Axes | None' = None,  # matplotlib Axes to draw on; None makes a figure
+) -> 'Axes':                   # the Axes
     "The average image of each class."
     _check_data(data)
     classes = np.unique(data.labels)
@@ -371,10 +387,10 @@ def plot_mean_images(
 
 # %% ../nbs/00_data.ipynb #f677f6b5
 def split_train_valid(
-    data,             # images to divide, as LabeledImages
-    train_split=0.8,  # share that stays for training, between 0 and 1
-    seed=0,           # the same seed gives the same split
-):                    # the pair (train, valid) of LabeledImages
+    data: LabeledImages,                   # images to divide, as LabeledImages
+    train_split: float = 0.8,              # share that stays for training, between 0 and 1
+    seed: int = 0,                         # the same seed gives the same split
+) -> tuple[LabeledImages, LabeledImages]:  # the pair (train, valid) of LabeledImages
     "Divide images at random into a part to learn from and a part to choose by."
     _check_data(data)
     n_train = round(len(data) * train_split) if isinstance(train_split, Real) and 0 < train_split < 1 else 0
@@ -393,10 +409,10 @@ MEAN, STD = 0.1307, 0.3081  # of the pixels of MNIST's 60,000 training images, i
 
 # %% ../nbs/00_data.ipynb #9fc8eec3
 def normalize(
-    images,     # grey levels: uint8 `(n, 28, 28)`, or float in 0-1 `(n, 1, 28, 28)`
-    mean=MEAN,  # what to subtract, in units of 0-1
-    std=STD,    # what to divide by, in units of 0-1
-):              # float32 tensor `(n, 1, 28, 28)`, mean near 0 and deviation near 1
+    images: np.ndarray | torch.Tensor,  # grey levels: uint8 `(n, 28, 28)`, or float in 0-1 `(n, 1, 28, 28)`
+    mean: float = MEAN,                 # what to subtract, in units of 0-1
+    std: float = STD,                   # what to divide by, in units of 0-1
+) -> torch.Tensor:                      # float32 tensor `(n, 1, 28, 28)`, mean near 0 and deviation near 1
     "Grey levels as a network likes them: around zero, about one wide."
     return _to_float(images).sub(mean).div_(std)
 
@@ -414,22 +430,24 @@ def _to_float(images):
 class Batches:
     "Labelled images in portions, ready for a model: go through them with `for images, labels in batches`."
     def __init__(self,
-        data,            # what to serve, LabeledImages
-        batch_size=64,   # images in a batch; the last one may be smaller
-        shuffle=False,   # a new random order in each pass, from torch's global random numbers?
-        device='cpu',    # where the batches shall lie: 'cpu', 'cuda', 'mps'
-        augment=None,    # changes a batch of float images in 0-1, `(b, 1, 28, 28)`, before normalisation
-        transform=None,  # torchvision transform, PIL image -> tensor; replaces our normalisation
-        mean=MEAN,       # subtracted by `normalize`, in units of 0-1
-        std=STD,         # divided by in `normalize`, in units of 0-1
-    ):
+        data: LabeledImages,                 # what to serve, LabeledImages
+        batch_size: int = 64,                # images in a batch; the last one may be smaller
+        shuffle: bool = False,               # a new random order in each pass, from torch's global random numbers?
+        device: str | torch.device = 'cpu',  # where the batches shall lie: 'cpu', 'cuda', 'mps'
+        # changes a batch of float images in 0-1, `(b, 1, 28, 28)`, before normalisation
+        augment: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        # torchvision transform, PIL image -> tensor; replaces our normalisation
+        transform: 'Callable[[Image.Image], torch.Tensor] | None' = None,
+        mean: float = MEAN,                  # subtracted by `normalize`, in units of 0-1
+        std: float = STD,                    # divided by in `normalize`, in units of 0-1
+    ) -> None:
         _check_batches(data, batch_size, augment, transform, std)
         self.data, self.batch_size, self.shuffle, self.device = data, batch_size, shuffle, _device(device)
         self.augment, self.transform, self.mean, self.std = augment, transform, mean, std
         self.images = torch.from_numpy(data.images).to(self.device)
         self.labels = torch.from_numpy(data.labels).to(self.device)
 
-    def __len__(self): return -(-len(self.data) // self.batch_size)  # rounded up
+    def __len__(self) -> int: return -(-len(self.data) // self.batch_size)  # rounded up
 
 # %% ../nbs/00_data.ipynb #d52ec246
 def _device(device):
@@ -453,8 +471,8 @@ def _check_batches(data, batch_size, augment, transform, std):
 # %% ../nbs/00_data.ipynb #fcc5115a
 @patch
 def prepare(self: Batches,
-    rows,  # positions of the wanted images, int64 tensor `(b,)`
-):         # float32 tensor `(b, 1, 28, 28)` on the device
+    rows: torch.Tensor,  # positions of the wanted images, int64 tensor `(b,)`
+) -> torch.Tensor:       # float32 tensor `(b, 1, 28, 28)` on the device
     "The images at these positions, ready for the model."
     if self.transform: return self._transformed(rows)
     images = _to_float(self.images[rows.to(self.device)])
@@ -468,14 +486,15 @@ def _transformed(self: Batches, rows):
     from PIL import Image
     images = [self.transform(Image.fromarray(image)) for image in self.data.images[rows.cpu().numpy()]]
     if not all(isinstance(image, torch.Tensor) and image.is_floating_point() for image in images):
-        raise TypeError(f'transform must return float tensors, got {_describe(images[0])}: put transforms.ToTensor() in it')
+        raise TypeError(f'transform must return float tensors, got {_describe(images[0])}: '
+                        'put transforms.ToTensor() in it')
     if len(shapes := {tuple(image.shape) for image in images}) > 1:
         raise ValueError(f'transform must return tensors of one shape, got {sorted(shapes)[:3]}')
     return torch.stack(images).to(self.device)
 
 # %% ../nbs/00_data.ipynb #91c1b1b9
 @patch
-def __iter__(self: Batches):
+def __iter__(self: Batches) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     "One pass over the data: pairs of images `(b, 1, 28, 28)` and labels `(b,)`."
     n = len(self.data)
     order = torch.randperm(n) if self.shuffle else torch.arange(n)
@@ -484,11 +503,12 @@ def __iter__(self: Batches):
 
 # %% ../nbs/00_data.ipynb #e24663d8
 def affine(
-    images,       # float images `(b, c, h, w)`; what comes in from outside is 0
-    degrees=0.0,  # turn clockwise, in degrees: one number, or one an image `(b,)`
-    shift=0.0,    # move right and down, in pixels: one number, (right, down), or `(b, 2)`
-    scale=1.0,    # enlarge by this factor, above 0: one number, or one an image `(b,)`
-):                # the moved images `(b, c, h, w)`
+    images: torch.Tensor,                 # float images `(b, c, h, w)`; what comes in from outside is 0
+    degrees: float | torch.Tensor = 0.0,  # turn clockwise, in degrees: one number, or one an image `(b,)`
+    # move right and down, in pixels: one number, (right, down), or `(b, 2)`
+    shift: float | tuple[float, float] | torch.Tensor = 0.0,
+    scale: float | torch.Tensor = 1.0,    # enlarge by this factor, above 0: one number, or one an image `(b,)`
+) -> torch.Tensor:                        # the moved images `(b, c, h, w)`
     "Turn, enlarge and shift each image by its own amount, all in one go."
     _check_float_images(images)
     b, _, h, w = images.shape
@@ -510,11 +530,11 @@ def _check_float_images(images):
 
 # %% ../nbs/00_data.ipynb #73a93429
 def random_affine(
-    images,         # float images in 0-1, `(b, 1, 28, 28)`, before normalisation
-    degrees=10,     # turn by up to so much either way, in degrees
-    translate=0.1,  # shift by up to this share of width and height, 0-1
-    scale=0.0,      # enlarge or shrink by up to this share, 0 to below 1
-):                  # the changed images, same shape
+    images: torch.Tensor,    # float images in 0-1, `(b, 1, 28, 28)`, before normalisation
+    degrees: float = 10,     # turn by up to so much either way, in degrees
+    translate: float = 0.1,  # shift by up to this share of width and height, 0-1
+    scale: float = 0.0,      # enlarge or shrink by up to this share, 0 to below 1
+) -> torch.Tensor:           # the changed images, same shape
     "Each image turned, shifted and scaled by an amount of its own, from torch's random numbers."
     if not (0 <= degrees <= 180 and 0 <= translate <= 1 and 0 <= scale < 1):
         raise ValueError(f'degrees must be 0-180, translate 0-1 and scale 0 to below 1, got {degrees}, '

@@ -8,8 +8,10 @@ __all__ = ['check_probs', 'Predictions', 'check_predictions', 'predict', 'wilson
            'expected_calibration_error', 'Comparison', 'compare_models']
 
 # %% ../nbs/03_evaluation.ipynb #61ff7788
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,11 +20,15 @@ from fastcore.basics import patch
 
 from .data import MEAN, STD, Batches, LabeledImages
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
 # %% ../nbs/03_evaluation.ipynb #59a21958
 def check_probs(
-    data,   # the images that the probabilities are about, `LabeledImages` of length `n`
-    probs,  # what should be probabilities, float `(n, number of classes)`
-):          # nothing; raises TypeError or ValueError where the two can't belong together
+    data: LabeledImages,  # the images that the probabilities are about, `LabeledImages` of length `n`
+    probs: np.ndarray,    # what should be probabilities, float `(n, number of classes)`
+) -> None:                # nothing; raises TypeError or ValueError where the two can't belong together
     "Refuse probabilities that aren't any, before anything is computed from them."
     if not isinstance(data, LabeledImages):
         raise TypeError(f'data must be LabeledImages, got {type(data).__name__}')
@@ -46,43 +52,43 @@ class Predictions:
     data: LabeledImages  # the `n` images with their true labels
     probs: np.ndarray    # a row per image, a column per class, float32 `(n, 10)`, each row sums to 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_probs(self.data, self.probs)
         object.__setattr__(self, 'probs', self.probs.astype(np.float32))
 
 # %% ../nbs/03_evaluation.ipynb #43fe9638
 @patch(as_prop=True)
-def labels(self: Predictions):  # true class of each image, int64 `(n,)`
+def labels(self: Predictions) -> np.ndarray:  # true class of each image, int64 `(n,)`
     "The true classes."
     return self.data.labels
 
 # %% ../nbs/03_evaluation.ipynb #29018947
 @patch(as_prop=True)
-def predicted(self: Predictions):  # most probable class of each image, int64 `(n,)`
+def predicted(self: Predictions) -> np.ndarray:  # most probable class of each image, int64 `(n,)`
     "The predicted classes."
     return self.probs.argmax(1)
 
 # %% ../nbs/03_evaluation.ipynb #8df5c543
 @patch(as_prop=True)
-def correct(self: Predictions):  # whether each prediction is right, bool `(n,)`
+def correct(self: Predictions) -> np.ndarray:  # whether each prediction is right, bool `(n,)`
     "Where the model is right."
     return self.predicted == self.labels
 
 # %% ../nbs/03_evaluation.ipynb #14184fb4
 @patch(as_prop=True)
-def confidence(self: Predictions):  # probability of the predicted class, float32 `(n,)`, 0-1
+def confidence(self: Predictions) -> np.ndarray:  # probability of the predicted class, float32 `(n,)`, 0-1
     "How sure the model is of its answer."
     return self.probs.max(1)
 
 # %% ../nbs/03_evaluation.ipynb #19ce36fb
 @patch
-def __len__(self: Predictions): return len(self.probs)
+def __len__(self: Predictions) -> int: return len(self.probs)
 
 # %% ../nbs/03_evaluation.ipynb #5b932228
 @patch
 def __getitem__(self: Predictions,
-    i,  # slice, boolean mask `(n,)`, or positions
-):      # `Predictions` about these images
+    i: slice | Sequence | np.ndarray,  # slice, boolean mask `(n,)`, or positions
+) -> Predictions:                      # `Predictions` about these images
     "A part of the predictions."
     if not isinstance(i, slice):
         i = np.asarray(i)
@@ -92,8 +98,8 @@ def __getitem__(self: Predictions,
 
 # %% ../nbs/03_evaluation.ipynb #e9f8ca35
 def check_predictions(
-    preds,  # what a score was asked of
-):          # the same object, known to be a `Predictions` of one image or more
+    preds: Predictions,  # what a score was asked of
+) -> Predictions:        # the same object, known to be a `Predictions` of one image or more
     "Refuse what no score is defined for: anything but `Predictions`, and empty ones."
     if not isinstance(preds, Predictions):
         raise TypeError(f'expected Predictions, got {type(preds).__name__}; predict(model, data) makes them')
@@ -102,13 +108,13 @@ def check_predictions(
 
 # %% ../nbs/03_evaluation.ipynb #81c4015d
 def predict(
-    model,            # a network that gives logits or log-probabilities, `(batch, 10)`
-    data,             # the images to ask about, `LabeledImages`, one or more
-    batch_size=1000,  # images a step: changes memory and time, not the answer
-    device=None,      # where to compute; None: where the model is
-    mean=MEAN,        # grey level subtracted, 0-1, as in training
-    std=STD,          # what grey levels are divided by, 0-1, as in training
-):                    # `Predictions` about `data`
+    model: torch.nn.Module,                    # a network that gives logits or log-probabilities, `(batch, 10)`
+    data: LabeledImages,                       # the images to ask about, `LabeledImages`, one or more
+    batch_size: int = 1000,                    # images a step: changes memory and time, not the answer
+    device: str | torch.device | None = None,  # where to compute; None: where the model is
+    mean: float = MEAN,                        # grey level subtracted, 0-1, as in training
+    std: float = STD,                          # what grey levels are divided by, 0-1, as in training
+) -> Predictions:                              # `Predictions` about `data`
     "Ask a model about every image; its mode and its weights stay as they were."
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f'model must be a torch.nn.Module, got {type(model).__name__}')
@@ -126,22 +132,22 @@ def predict(
 
 # %% ../nbs/03_evaluation.ipynb #3f377b74
 @patch
-def __repr__(self: Predictions):
+def __repr__(self: Predictions) -> str:
     right = f', {self.correct.mean():.2%} right' if len(self) else ''
     return f'Predictions on {self.data!r}{right}'
 
 # %% ../nbs/03_evaluation.ipynb #02a860b0
 @patch(as_prop=True)
-def accuracy(self: Predictions):  # share of right predictions, 0-1
+def accuracy(self: Predictions) -> float:  # share of right predictions, 0-1
     "How often the model is right."
     return float(check_predictions(self).correct.mean())
 
 # %% ../nbs/03_evaluation.ipynb #783db295
 def wilson_interval(
-    hits,             # how many succeeded, whole number or array, 0 to `n`
-    n,                # out of how many, whole number or array, 1 and up
-    confidence=0.95,  # how often such intervals shall hold the true rate, between 0 and 1
-):                    # (low, high): fractions 0-1, or arrays of them
+    hits: 'int | np.ndarray | pd.Series',  # how many succeeded, whole number or array, 0 to `n`
+    n: 'int | np.ndarray | pd.Series',     # out of how many, whole number or array, 1 and up
+    confidence: float = 0.95,              # how often such intervals shall hold the true rate, between 0 and 1
+) -> tuple[float, float] | tuple[np.ndarray, np.ndarray]:  # (low, high): fractions 0-1, or arrays of them
     "Wilson's interval for a rate of success that was measured on `n` trials."
     if not 0 < confidence < 1: raise ValueError(f'confidence must lie between 0 and 1, got {confidence}')
     hits, n = np.asarray(hits, float), np.asarray(n, float)
@@ -154,43 +160,44 @@ def wilson_interval(
 
 # %% ../nbs/03_evaluation.ipynb #407d7446
 def accuracy_interval(
-    preds,            # the `Predictions` to score
-    confidence=0.95,  # how often such intervals shall hold the true accuracy, between 0 and 1
-):                    # (low, high): fractions 0-1
+    preds: Predictions,        # the `Predictions` to score
+    confidence: float = 0.95,  # how often such intervals shall hold the true accuracy, between 0 and 1
+) -> tuple[float, float]:      # (low, high): fractions 0-1
     "Between which two values the true accuracy plausibly lies."
     low, high = wilson_interval(check_predictions(preds).correct.sum(), len(preds), confidence)
     return float(low), float(high)
 
 # %% ../nbs/03_evaluation.ipynb #541eeae6
 @patch(as_prop=True)
-def losses(self: Predictions):  # negative log-probability of the true class, float32 `(n,)`, 0 to 87.3
+def losses(self: Predictions) -> np.ndarray:  # negative log-probability of the true class, float32 `(n,)`, 0 to 87.3
     "How surprised the model is by each true label."
     true_probs = self.probs[np.arange(len(self)), self.labels]
     return -np.log(np.maximum(true_probs, np.finfo(np.float32).tiny))
 
 # %% ../nbs/03_evaluation.ipynb #158a0bb9
 @patch(as_prop=True)
-def loss(self: Predictions):  # mean of `losses`, 0 and up
+def loss(self: Predictions) -> float:  # mean of `losses`, 0 and up
     "Mean negative log-probability of the true class."
     return float(check_predictions(self).losses.mean(dtype=np.float64))
 
 # %% ../nbs/03_evaluation.ipynb #768d273f
 def class_report(
-    preds,  # the `Predictions` to score
-):          # DataFrame, a row per class: precision, recall, f1 (0-1, NaN where undefined), support (images)
+    preds: Predictions,  # the `Predictions` to score
+) -> 'pd.DataFrame':     # a row per class: precision, recall, f1 (0-1, NaN where undefined), support (images)
     "Precision, recall, F1 and support of every class."
     import pandas as pd
     from sklearn.metrics import precision_recall_fscore_support
     names = check_predictions(preds).data.class_names
     scores = precision_recall_fscore_support(preds.labels, preds.predicted, labels=range(len(names)),
                                              zero_division=np.nan)
-    return pd.DataFrame(dict(zip(('precision', 'recall', 'f1', 'support'), scores)), index=pd.Index(names, name='class'))
+    columns = dict(zip(('precision', 'recall', 'f1', 'support'), scores))
+    return pd.DataFrame(columns, index=pd.Index(names, name='class'))
 
 # %% ../nbs/03_evaluation.ipynb #9a56d0c8
 def confusion_matrix(
-    preds,            # the `Predictions` to count
-    normalize=False,  # True: shares of each true class (NaN for a class without images)
-):                    # row: true class, column: predicted class; int64 counts or fractions 0-1, `(10, 10)`
+    preds: Predictions,       # the `Predictions` to count
+    normalize: bool = False,  # True: shares of each true class (NaN for a class without images)
+) -> np.ndarray:              # row: true class, column: predicted class; int64 counts or fractions 0-1, `(10, 10)`
     "How often each true class was taken for each class."
     n_classes = len(check_predictions(preds).data.class_names)
     counts = np.zeros((n_classes, n_classes), np.int64)
@@ -201,10 +208,10 @@ def confusion_matrix(
 
 # %% ../nbs/03_evaluation.ipynb #4fdf37c2
 def plot_confusion_matrix(
-    preds,            # the `Predictions` to show
-    normalize=False,  # True: percent of the true class in each cell; False: number of images
-    ax=None,          # matplotlib Axes to draw on; None makes a figure
-):                    # the Axes
+    preds: Predictions,        # the `Predictions` to show
+    normalize: bool = False,   # True: percent of the true class in each cell; False: number of images
+    ax: 'Axes | None' = None,  # matplotlib Axes to draw on; None makes a figure
+) -> 'Axes':                   # the Axes
     "Confusion matrix, coloured by the share of the true class on a fixed logarithmic scale, 0.1 to 100%."
     import matplotlib.pyplot as plt
     from matplotlib.colors import LogNorm
@@ -227,9 +234,9 @@ def plot_confusion_matrix(
 
 # %% ../nbs/03_evaluation.ipynb #04b646eb
 def calibration_table(
-    preds,      # the `Predictions` to score
-    n_bins=10,  # number of equally wide bins of confidence, 1 and up
-):              # DataFrame, a row per bin: low, high, count, confidence (mean), accuracy, gap; NaN if empty
+    preds: Predictions,  # the `Predictions` to score
+    n_bins: int = 10,    # number of equally wide bins of confidence, 1 and up
+) -> 'pd.DataFrame':     # DataFrame, a row per bin: low, high, count, confidence (mean), accuracy, gap; NaN if empty
     "Claimed and actual certainty of images with like confidence, side by side."
     import pandas as pd
     confidence = check_predictions(preds).confidence
@@ -245,10 +252,10 @@ def calibration_table(
 
 # %% ../nbs/03_evaluation.ipynb #a0461c63
 def plot_reliability(
-    preds,      # the `Predictions` to show
-    n_bins=10,  # number of equally wide bins of confidence, 1 and up
-    ax=None,    # matplotlib Axes to draw on; None makes a figure
-):              # the Axes
+    preds: Predictions,        # the `Predictions` to show
+    n_bins: int = 10,          # number of equally wide bins of confidence, 1 and up
+    ax: 'Axes | None' = None,  # matplotlib Axes to draw on; None makes a figure
+) -> 'Axes':                   # the Axes
     "Accuracy against confidence by bins, with 95% intervals; grey bars count the images."
     import matplotlib.pyplot as plt
     table = calibration_table(preds, n_bins)
@@ -272,9 +279,9 @@ def plot_reliability(
 
 # %% ../nbs/03_evaluation.ipynb #cd3dd1e2
 def expected_calibration_error(
-    preds,      # the `Predictions` to score
-    n_bins=10,  # number of equally wide bins of confidence, 1 and up
-):              # mean distance between claimed and actual certainty, fraction 0-1
+    preds: Predictions,  # the `Predictions` to score
+    n_bins: int = 10,    # number of equally wide bins of confidence, 1 and up
+) -> float:              # mean distance between claimed and actual certainty, fraction 0-1
     "The gaps of the calibration table, averaged over images."
     table = calibration_table(preds, n_bins)
     return float((table['count'] * table.gap.abs()).sum() / len(preds))
@@ -292,9 +299,9 @@ class Comparison:
 
 # %% ../nbs/03_evaluation.ipynb #cc6ea99a
 def compare_models(
-    first,   # `Predictions` of one model
-    second,  # `Predictions` of another about the same images in the same order
-):           # `Comparison`
+    first: Predictions,   # `Predictions` of one model
+    second: Predictions,  # `Predictions` of another about the same images in the same order
+) -> Comparison:          # `Comparison`
     "McNemar's exact test: do two models differ by more than luck on the same images?"
     from scipy.stats import binomtest
     a, b = check_predictions(first), check_predictions(second)

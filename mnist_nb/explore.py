@@ -8,20 +8,31 @@ __all__ = ['CSS', 'png_uri', 'image_html', 'image_text', 'confidence_bars', 'sty
            'action_button', 'Explorer', 'PredictionBrowser', 'static_twin', 'browser_twin', 'save_static']
 
 # %% ../nbs/05_explore.ipynb #2bfc7c8a
-import base64, hashlib, html, json, struct, uuid, zlib
+import base64
+import hashlib
+import html
+import json
+import struct
+import uuid
+import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from fastcore.basics import patch
 
 from .checkpoints import write_atomic
-from .evaluation import check_predictions
+from .evaluation import LabeledImages, Predictions, check_predictions
+
+if TYPE_CHECKING:
+    from ipywidgets import Button
 
 # %% ../nbs/05_explore.ipynb #9b5bfeab
 def png_uri(
-    image,  # grey levels, uint8 `(height, width)`, or red, green and blue, uint8 `(height, width, 3)`
-):          # data URI: a whole PNG file as text, for the `src` of an `<img>`
+    image: np.ndarray,  # grey levels, uint8 `(height, width)`, or red, green and blue, uint8 `(height, width, 3)`
+) -> str:               # data URI: a whole PNG file as text, for the `src` of an `<img>`
     "Write a PNG file by hand, into a text."
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or not image.size:
@@ -36,10 +47,10 @@ def png_uri(
 
 # %% ../nbs/05_explore.ipynb #985bf044
 def image_html(
-    image,    # what `png_uri` takes
-    alt,      # what a reader who can't see it should know; text, escaped here
-    width=56, # on the page, CSS pixels
-):            # HTML, one `<img>` that needs no file
+    image: np.ndarray,  # what `png_uri` takes
+    alt: str,           # what a reader who can't see it should know; text, escaped here
+    width: int = 56,    # on the page, CSS pixels
+) -> str:               # HTML, one `<img>` that needs no file
     "An `<img>` that carries its own pixels and says what it shows."
     height = round(width * len(image) / len(image[0]))
     return (f'<img src="{png_uri(image)}" alt="{html.escape(alt)}" width="{width}" height="{height}" '
@@ -47,9 +58,9 @@ def image_html(
 
 # %% ../nbs/05_explore.ipynb #df870073
 def image_text(
-    preds,  # the `Predictions` that hold the image
-    i,      # its position in `preds`
-):          # one line of text, not escaped
+    preds: Predictions,  # the `Predictions` that hold the image
+    i: int,              # its position in `preds`
+) -> str:                # one line of text, not escaped
     "One image in words: what it is, what it was taken for, how sure the model was."
     names, label, guess = preds.data.class_names, preds.labels[i], preds.probs[i].argmax()
     return (f'image {i}: true {names[label]}, predicted {names[guess]} {"✓" if label == guess else "✗"}, '
@@ -57,15 +68,16 @@ def image_text(
 
 # %% ../nbs/05_explore.ipynb #6f1f13ad
 def confidence_bars(
-    probs,        # probability of each class, float `(n_classes,)`, sums to 1
-    class_names,  # name of each class, texts
-    true=None,    # position of the true class; None where nobody knows it
-):                # HTML, a table with a row per class
+    probs: np.ndarray,        # probability of each class, float `(n_classes,)`, sums to 1
+    class_names: Iterable,    # name of each class, texts
+    true: int | None = None,  # position of the true class; None where nobody knows it
+) -> str:                     # HTML, a table with a row per class
     "Ten probabilities as bars, with the answer and the truth marked by words and signs."
     rows, guess = [], np.argmax(probs)
     for i, (prob, name) in enumerate(zip(probs, class_names)):
         kind = '' if i not in (true, guess) else 'mnb-right' if true in (i, None) else 'mnb-wrong'
-        note = {i: '✓ predicted', None: 'predicted'}.get(true, '✗ predicted') if i == guess else 'true' if i == true else ''
+        note = 'true' if i == true else ''
+        if i == guess: note = {i: '✓ predicted', None: 'predicted'}.get(true, '✗ predicted')
         rows.append(f'<tr class="{kind}"><th scope="row">{html.escape(str(name))}</th>'
                     f'<td class="mnb-track" aria-hidden="true"><div style="width:{prob:.1%}"></div></td>'
                     f'<td class="mnb-number">{prob:.1%}</td><td>{note}</td></tr>')
@@ -95,40 +107,41 @@ CSS = """
 
 # %% ../nbs/05_explore.ipynb #1c83ebc8
 def styled(
-    fragment,  # HTML from a function of this notebook
-):             # HTML that brings its style sheet along
+    fragment: str,  # HTML from a function of this notebook
+) -> str:           # HTML that brings its style sheet along
     "A piece of HTML that stands on its own."
     return f'<style>{CSS}</style><div class="mnb">{fragment}</div>'
 
 # %% ../nbs/05_explore.ipynb #82ace806
 def card_html(
-    preds,    # the `Predictions` that hold the image
-    i,        # its position in `preds`
-    note='',  # text after the first line
-    extra='', # HTML to the right of the bars
-):            # HTML
+    preds: Predictions,  # the `Predictions` that hold the image
+    i: int,              # its position in `preds`
+    note: str = '',      # text after the first line
+    extra: str = '',     # HTML to the right of the bars
+) -> str:                # HTML
     "One image in full: the picture, what to say about it, the ten probabilities."
     text, loss = image_text(preds, i), preds[i:i + 1].losses[0]
     bars = confidence_bars(preds.probs[i], preds.data.class_names, preds.labels[i])
     return (f'<div role="status"><p><b>{html.escape(text[0].upper() + text[1:])}</b> <small>loss {loss:.2f}</small> '
-            f'{html.escape(note)}</p><div class="mnb-card">{image_html(preds.data.images[i], text, 112)}{bars}{extra}</div></div>')
+            f'{html.escape(note)}</p><div class="mnb-card">{image_html(preds.data.images[i], text, 112)}{bars}{extra}'
+            f'</div></div>')
 
 # %% ../nbs/05_explore.ipynb #a7b80e54
 @dataclass(frozen=True)
 class BrowserState:
     "What a browser shows: which images, in which order, which page, and the image chosen on it."
-    true: int = None       # only images of this class, its position in class_names; None: of any
-    predicted: int = None  # only images taken for this class; None: for any
-    outcome: str = 'all'   # 'all', 'right' or 'wrong'
-    low: float = 0.0       # least confidence, fraction 0-1
-    high: float = 1.0      # greatest confidence, fraction 0-1
-    sort: str = 'loss'     # 'loss' (largest first), 'confidence' (least sure first) or 'index'
-    reverse: bool = False  # True: the other way round
-    page: int = 0          # counted from 0; beyond the last: the last
-    per_page: int = 20     # images on a page, 1 or more
-    chosen: int = None     # position of the chosen image; None: the first on the page
+    true: int | None = None       # only images of this class, its position in class_names; None: of any
+    predicted: int | None = None  # only images taken for this class; None: for any
+    outcome: str = 'all'          # 'all', 'right' or 'wrong'
+    low: float = 0.0              # least confidence, fraction 0-1
+    high: float = 1.0             # greatest confidence, fraction 0-1
+    sort: str = 'loss'            # 'loss' (largest first), 'confidence' (least sure first) or 'index'
+    reverse: bool = False         # True: the other way round
+    page: int = 0                 # counted from 0; beyond the last: the last
+    per_page: int = 20            # images on a page, 1 or more
+    chosen: int | None = None     # position of the chosen image; None: the first on the page
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, options in ('outcome', ('all', 'right', 'wrong')), ('sort', ('loss', 'confidence', 'index')):
             if getattr(self, name) not in options:
                 raise ValueError(f'{name} must be one of {", ".join(options)}, got {getattr(self, name)!r}')
@@ -138,9 +151,9 @@ class BrowserState:
 
 # %% ../nbs/05_explore.ipynb #f72f46d7
 def find_images(
-    preds,  # the `Predictions` to search
-    state,  # filter and order, a `BrowserState`
-):          # positions in `preds`, in the order to show, int64; empty where nothing matches
+    preds: Predictions,   # the `Predictions` to search
+    state: BrowserState,  # filter and order, a `BrowserState`
+) -> np.ndarray:          # positions in `preds`, in the order to show, int64; empty where nothing matches
     "Which images a state shows, in its order."
     confidence, n_classes = preds.confidence, len(preds.data.class_names)
     keep = confidence >= state.low
@@ -148,7 +161,8 @@ def find_images(
     for name, classes in ('true', preds.labels), ('predicted', preds.predicted):
         wanted = getattr(state, name)
         if wanted is None: continue
-        if not 0 <= wanted < n_classes: raise ValueError(f'{name} must be a class, 0-{n_classes - 1}, or None, got {wanted}')
+        if not 0 <= wanted < n_classes:
+            raise ValueError(f'{name} must be a class, 0-{n_classes - 1}, or None, got {wanted}')
         keep &= classes == wanted
     if state.outcome != 'all': keep &= preds.correct == (state.outcome == 'right')
     found = np.flatnonzero(keep)
@@ -165,13 +179,13 @@ class Page:
     number: int            # which page, counted from 0
     n_pages: int           # how many there are; 1 where nothing matches
     n_found: int           # images on all pages
-    chosen: int            # position of the chosen image; None where there is none
+    chosen: int | None     # position of the chosen image; None where there is none
 
 # %% ../nbs/05_explore.ipynb #8dc6e019
 def find_page(
-    preds,  # the `Predictions` to search
-    state,  # a `BrowserState`
-):          # `Page`
+    preds: Predictions,   # the `Predictions` to search
+    state: BrowserState,  # a `BrowserState`
+) -> Page:                # `Page`
     "The page that a state shows."
     found = find_images(preds, state)
     n_pages = max(1, -(-len(found) // state.per_page))
@@ -184,19 +198,19 @@ def find_page(
 
 # %% ../nbs/05_explore.ipynb #cfb5b29d
 def change(
-    state,      # a `BrowserState`
-    **changes,  # fields with their new values
-):              # the new `BrowserState`
+    state: BrowserState,  # a `BrowserState`
+    **changes: Any,       # fields with their new values
+) -> BrowserState:        # the new `BrowserState`
     "The state after a change: another filter begins on its first page, another page with its first image."
     if set(changes) - {'page', 'chosen'}: changes = {'page': 0, **changes}
     return replace(state, **{'chosen': None, **changes})
 
 # %% ../nbs/05_explore.ipynb #d107fcbb
 def heading_html(
-    preds,  # the `Predictions` that are browsed
-    state,  # a `BrowserState`
-    page,   # its `Page`
-):          # HTML, one line
+    preds: Predictions,   # the `Predictions` that are browsed
+    state: BrowserState,  # a `BrowserState`
+    page: Page,           # its `Page`
+) -> str:                 # HTML, one line
     "How many images match what; where none does, that."
     names, terms = preds.data.class_names, []
     for key in 'true', 'predicted':
@@ -206,8 +220,9 @@ def heading_html(
     terms = html.escape(', '.join(terms))
     if not page.n_found: return f'<p role="status"><b>No image</b> is {terms}. Widen the filter.</p>'
     order = {'loss': 'largest loss', 'confidence': 'least sure', 'index': 'lowest index'}[state.sort]
-    return (f'<p role="status"><b>{page.n_found:,} of {len(preds):,} images</b>{": " + terms if terms else ""} <small>({order} '
-            f'{"last" if state.reverse else "first"}; page {page.number + 1:,} of {page.n_pages:,})</small></p>')
+    return (f'<p role="status"><b>{page.n_found:,} of {len(preds):,} images</b>{": " + terms if terms else ""} '
+            f'<small>({order} {"last" if state.reverse else "first"}; '
+            f'page {page.number + 1:,} of {page.n_pages:,})</small></p>')
 
 # %% ../nbs/05_explore.ipynb #ddeab892
 def _tile_text(preds, i):
@@ -217,9 +232,9 @@ def _tile_text(preds, i):
 
 # %% ../nbs/05_explore.ipynb #cc5f8a21
 def browser_html(
-    preds,  # the `Predictions` to browse
-    state,  # a `BrowserState`
-):          # HTML that needs nothing else
+    preds: Predictions,   # the `Predictions` to browse
+    state: BrowserState,  # a `BrowserState`
+) -> str:                 # HTML that needs nothing else
     "A whole browser as a still picture: heading, a page of images, the chosen one in full."
     page, tiles = find_page(check_predictions(preds), state), []
     for i in page.positions:
@@ -231,9 +246,9 @@ def browser_html(
 
 # %% ../nbs/05_explore.ipynb #999cac2d
 def sprite_sheet(
-    images,    # grey levels, uint8 `(n, 28, 28)`, or colours, uint8 `(n, 28, 28, 3)`
-    n_cols=0,  # images in a row; 0: all in one
-):             # uint8 `(rows * 28, n_cols * 28)`, for colours with a third axis; black where images run out
+    images: np.ndarray | list[np.ndarray],  # grey levels, uint8 `(n, 28, 28)`, or colours, uint8 `(n, 28, 28, 3)`
+    n_cols: int = 0,  # images in a row; 0: all in one
+) -> np.ndarray:      # uint8 `(rows * 28, n_cols * 28)`, for colours with a third axis; black where images run out
     "Many images in one, so that they travel as one file."
     images = np.asarray(images)
     n_cols, colours = n_cols or max(1, len(images)), images.shape[3:]
@@ -254,9 +269,9 @@ _TILE_CSS = """
 
 # %% ../nbs/05_explore.ipynb #89972589
 def tiles_css(
-    images,  # grey levels, uint8 `(n, 28, 28)`, one for each button
-    scope,   # CSS class of the box that the buttons are in
-):           # HTML: a `<style>` that paints image `k` on the button of class `mnb-tile-k`
+    images: np.ndarray,  # grey levels, uint8 `(n, 28, 28)`, one for each button
+    scope: str,          # CSS class of the box that the buttons are in
+) -> str:                # HTML: a `<style>` that paints image `k` on the button of class `mnb-tile-k`
     "Paint images on buttons."
     rules = _TILE_CSS.replace('SCOPE', scope).replace('SHEET', f'url({png_uri(sprite_sheet(images))})')
     places = (f'.{scope} .mnb-tile-{k}::before {{ background-position: {-56 * k}px 0 }}\n' for k in range(len(images)))
@@ -266,11 +281,11 @@ def tiles_css(
 class Tiles:
     "A grid of buttons with pictures on them; `on_choose` gets the position of the image that was pressed."
     def __init__(self,
-        n,          # buttons, 1 or more
-        on_choose,  # called with the position of the image whose button was pressed
-        scope,      # CSS class of the box that the grid will be in
-        n_cols,     # buttons in a row
-    ):
+        n: int,                            # buttons, 1 or more
+        on_choose: Callable[[int], None],  # called with the position of the image whose button was pressed
+        scope: str,                        # CSS class of the box that the grid will be in
+        n_cols: int,                       # buttons in a row
+    ) -> None:
         from ipywidgets import HTML, Button, ButtonStyle, GridBox, Layout
         self.scope, self.positions, width = scope, [], f'{68 * n_cols}px'
         look = dict(layout=Layout(width='66px', height='88px', margin='0'), style=ButtonStyle())  # one for all
@@ -288,10 +303,10 @@ class Tiles:
 # %% ../nbs/05_explore.ipynb #474ab3ef
 @patch
 def show(self: Tiles,
-    preds,              # the `Predictions` that are browsed
-    page,               # the `Page` to show
-    note=lambda i: '',  # function from a position to a text beside its caption
-):
+    preds: Predictions,                         # the `Predictions` that are browsed
+    page: Page,                                 # the `Page` to show
+    note: Callable[[int], str] = lambda i: '',  # function from a position to a text beside its caption
+) -> None:
     "Put the images of a page on the buttons."
     self.positions = page.positions
     self.style.value = tiles_css(preds.data.images[page.positions], self.scope)
@@ -303,10 +318,10 @@ def show(self: Tiles,
 
 # %% ../nbs/05_explore.ipynb #a51b14ce
 def action_button(
-    text,     # on the button
-    act,      # called without arguments when it is pressed
-    tooltip,  # a few words on what it does
-):            # an ipywidgets Button
+    text: str,                # on the button
+    act: Callable[[], None],  # called without arguments when it is pressed
+    tooltip: str,             # a few words on what it does
+) -> 'Button':                # an ipywidgets Button
     "A button that does one thing."
     from ipywidgets import Button, Layout
     button = Button(description=text, tooltip=tooltip, layout=Layout(width='104px'))
@@ -349,15 +364,15 @@ def _from_control(name, value):
 class Explorer:
     "`preds`, a `state`, and a `widget` that shows it; subclasses say how to `_draw` it."
     def update(self,
-        **changes,  # fields of `BrowserState` with their new values
-    ):
+        **changes: Any,  # fields of `BrowserState` with their new values
+    ) -> None:
         "Change the state and draw it."
         self.state = change(self.state, **changes)
         self._draw()
 
     def leaf(self,
-        step,  # pages to go on, negative: back
-    ):
+        step: int,  # pages to go on, negative: back
+    ) -> None:
         "Go to another page, not beyond the first or the last."
         page = find_page(self.preds, self.state)
         self.update(page=min(max(page.number + step, 0), page.n_pages - 1))
@@ -384,9 +399,9 @@ class Explorer:
 class PredictionBrowser(Explorer):
     "Page through predictions: filter, sort, choose an image. Needs a running kernel."
     def __init__(self,
-        preds,                 # the `Predictions` to browse
-        state=BrowserState(),  # where to begin
-    ):
+        preds: Predictions,                    # the `Predictions` to browse
+        state: BrowserState = BrowserState(),  # where to begin
+    ) -> None:
         from ipywidgets import HTML, HBox, Layout, VBox
         self.preds, self.state, self.drawing = check_predictions(preds), state, False
         find_page(preds, state)  # what is wrong with the state is said before anything is drawn
@@ -398,9 +413,11 @@ class PredictionBrowser(Explorer):
             control.observe(lambda event, name=name: self._heard(name, event.new), 'value')
         *filters, low, high, sort, reverse, page = self.controls.values()
         leaf = HBox([*self.steps.values(), page])
-        body = HBox([VBox([self.tiles.grid, leaf], layout=Layout(width='346px')), self.card], layout=Layout(flex_flow='row wrap'))
+        body = HBox([VBox([self.tiles.grid, leaf], layout=Layout(width='346px')), self.card],
+                    layout=Layout(flex_flow='row wrap'))
         style = HTML(f'<style>{CSS}</style>', layout=Layout(display='none'))
-        self.widget = VBox([style, self.tiles.style, HBox(filters), HBox([low, high, sort, reverse]), self.heading, body])
+        self.widget = VBox([style, self.tiles.style, HBox(filters), HBox([low, high, sort, reverse]),
+                            self.heading, body])
         self.widget.add_class(scope)
         self._draw()
 
@@ -522,30 +539,32 @@ def _twin_data(preds, groups, start, maps, near):
 
 # %% ../nbs/05_explore.ipynb #6cb9d27e
 def static_twin(
-    preds,       # the `Predictions` to show
-    groups,      # key -> pair of a title and the positions of its images
-    start,       # the key that is open at first
-    navigation,  # HTML with a button for each key, which it names in `data-group`
-    css='',      # style of the navigation
-    maps=None,   # position -> picture that lies under the image, uint8 `(28, 28, 3)`
-    near=None,   # position -> `LabeledImages` to stand beside it; three of them are shown
-):               # HTML that needs no kernel, server or network
+    preds: Predictions,                         # the `Predictions` to show
+    groups: dict[str, tuple[str, np.ndarray]],  # key -> pair of a title and the positions of its images
+    start: str,                                 # the key that is open at first
+    navigation: str,                            # HTML with a button for each key, which it names in `data-group`
+    css: str = '',                              # style of the navigation
+    maps: dict[int, np.ndarray] | None = None,  # position -> picture that lies under the image, uint8 `(28, 28, 3)`
+    # position -> `LabeledImages` to stand beside it; three of them are shown
+    near: dict[int, LabeledImages] | None = None,
+) -> str:                                       # HTML that needs no kernel, server or network
     "Groups of images, opened by buttons, and any of the images in full."
     data, digits = _twin_data(preds, groups, start, maps or {}, near or {})
     sheets = f'--digits:url({png_uri(sprite_sheet(np.uint8(17 * np.round(digits / 17)), 16))})'  # 16 shades
     if maps: sheets += f';--heat:url({png_uri(sprite_sheet(list(maps.values()), 16))})'
     name = 'mnb-' + hashlib.sha256((data + navigation).encode()).hexdigest()[:8]
     return (f'<style>{CSS}{css}{_TWIN_CSS}</style><div class="mnb mnb-twin" id="{name}" style="{sheets}">'
-            f'<div class="mnb-split">{navigation}<div><p class="mnb-title" role="status">The images appear here where the page '
-            f'may run its script.</p><div class="mnb-tiles"></div></div></div><div role="status"><p><b class="mnb-line"></b></p>'
-            f'<div class="mnb-card"></div></div></div><script>(() => {{ const root = document.getElementById("{name}"), d = {data};'
+            f'<div class="mnb-split">{navigation}<div><p class="mnb-title" role="status">The images appear here '
+            f'where the page may run its script.</p><div class="mnb-tiles"></div></div></div>'
+            f'<div role="status"><p><b class="mnb-line"></b></p><div class="mnb-card"></div></div></div>'
+            f'<script>(() => {{ const root = document.getElementById("{name}"), d = {data};'
             f'{_TWIN_DRAW_JS}{_TWIN_ACT_JS}}})()</script>')
 
 # %% ../nbs/05_explore.ipynb #f9ea08a8
 def browser_twin(
-    preds,  # the `Predictions` to show
-    n=20,   # images of each class at most, largest loss first
-):          # HTML that needs no kernel, server or network
+    preds: Predictions,  # the `Predictions` to show
+    n: int = 20,         # images of each class at most, largest loss first
+) -> str:                # HTML that needs no kernel, server or network
     "A still browser: a button for each class, its hardest images, any of them in full."
     groups, buttons = {}, []
     for c, name in [('all', 'all'), *enumerate(check_predictions(preds).data.class_names)]:
@@ -553,18 +572,21 @@ def browser_twin(
         if not len(found): continue
         what = 'all classes' if c == 'all' else f'true {name}'
         groups[f'{c}'] = f'{what}: the {min(n, len(found))} of {len(found):,} images with the largest loss', found[:n]
-        buttons.append(f'<button type="button" data-group="{c}" aria-label="{html.escape(what)}">{html.escape(str(name))}</button>')
-    return static_twin(preds, groups, 'all', f'<div class="mnb-classes" role="group" aria-label="true class">{"".join(buttons)}</div>')
+        buttons.append(f'<button type="button" data-group="{c}" aria-label="{html.escape(what)}">'
+                       f'{html.escape(str(name))}</button>')
+    navigation = f'<div class="mnb-classes" role="group" aria-label="true class">{"".join(buttons)}</div>'
+    return static_twin(preds, groups, 'all', navigation)
 
 # %% ../nbs/05_explore.ipynb #d51f926d
 def save_static(
-    twin,              # HTML of `browser_twin` or another twin
-    path,              # the file, in a folder that exists
-    title='mnist_nb',  # of the page
-):                     # the path, a `Path`
+    twin: str,                # HTML of `browser_twin` or another twin
+    path: str | Path,         # the file, in a folder that exists
+    title: str = 'mnist_nb',  # of the page
+) -> Path:                    # the path, a `Path`
     "Make a twin a page of its own that opens from disk."
-    page = (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
-            f'<meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title></head>'
+    page = (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+            f'<meta name="color-scheme" content="light dark"><meta name="viewport" content="width=device-width">'
+            f'<title>{html.escape(title)}</title></head>'
             f'<body>{twin}</body></html>\n')
     write_atomic(page.encode(), path)
     return Path(path)

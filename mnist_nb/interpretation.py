@@ -7,8 +7,10 @@ __all__ = ['CORRUPTIONS', 'log_odds', 'saliency', 'plot_heatmap', 'occlusion', '
            'plot_embedding', 'widen_strokes', 'corrupt', 'robustness_curve', 'plot_robustness']
 
 # %% ../nbs/04b_interpretation.ipynb #0e5eb03a
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,11 +19,15 @@ import torch.nn.functional as F
 from .data import MEAN, STD, LabeledImages, affine
 from .evaluation import accuracy_interval, predict
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
 # %% ../nbs/04b_interpretation.ipynb #b3f5cfe3
 def log_odds(
-    outputs,  # what the model gives: logits or log-probabilities, float `(batch, classes)`
-    classes,  # the class asked about in each row, int64 `(batch,)`
-):            # log(p / (1 - p)) of that class, natural logarithm, float `(batch,)`
+    outputs: torch.Tensor,  # what the model gives: logits or log-probabilities, float `(batch, classes)`
+    classes: torch.Tensor,  # the class asked about in each row, int64 `(batch,)`
+) -> torch.Tensor:          # log(p / (1 - p)) of that class, natural logarithm, float `(batch,)`
     "How strongly the model prefers one class to all the others together."
     if classes.min() < 0 or classes.max() >= outputs.shape[1]:
         raise ValueError(f'a class must be one of 0-{outputs.shape[1] - 1}, got {classes.min()} to {classes.max()}')
@@ -35,7 +41,8 @@ def _as_data(data):
     if not isinstance(data, LabeledImages):
         if not isinstance(data, np.ndarray):
             raise TypeError(f'expected LabeledImages or a NumPy array of images, got {type(data).__name__}')
-        if data.ndim != 3: raise ValueError(f'expected images (n, 28, 28), got shape {data.shape}; one goes in as image[None]')
+        if data.ndim != 3:
+            raise ValueError(f'expected images (n, 28, 28), got shape {data.shape}; one goes in as image[None]')
         data = LabeledImages(data, np.zeros(len(data), np.int64))
     if not len(data): raise ValueError('expected at least one image, got none: the selection is empty')
     return data
@@ -60,13 +67,14 @@ def _evaluating(model):
 
 # %% ../nbs/04b_interpretation.ipynb #ca5e2872
 def saliency(
-    model,           # any `nn.Module` that gives logits or log-probabilities `(batch, classes)`
-    images,          # grey levels 0-255, uint8 `(n, 28, 28)`, or `LabeledImages`
-    target=None,     # the class asked about, one for all or one per image; None: the predicted class
-    batch_size=500,  # images in one gradient computation
-    mean=MEAN,       # brightness 0-1 that the model's images were centred on
-    std=STD,         # brightness 0-1 that they were divided by
-):                   # log-odds gained per unit of brightness (black to white), float32 `(n, 28, 28)`
+    model: torch.nn.Module,  # any `nn.Module` that gives logits or log-probabilities `(batch, classes)`
+    images: np.ndarray | LabeledImages,  # grey levels 0-255, uint8 `(n, 28, 28)`, or `LabeledImages`
+    # the class asked about, one for all or one per image; None: the predicted class
+    target: int | Sequence[int] | np.ndarray | None = None,
+    batch_size: int = 500,   # images in one gradient computation
+    mean: float = MEAN,      # brightness 0-1 that the model's images were centred on
+    std: float = STD,        # brightness 0-1 that they were divided by
+) -> np.ndarray:             # log-odds gained per unit of brightness (black to white), float32 `(n, 28, 28)`
     "Gradient of one class's log-odds with respect to every pixel."
     images, maps = _as_data(images).images, []
     targets = _as_targets(target, len(images))
@@ -83,10 +91,10 @@ def saliency(
 
 # %% ../nbs/04b_interpretation.ipynb #7e49a629
 def plot_heatmap(
-    image,    # the digit, grey levels 0-255, uint8 `(28, 28)`
-    heatmap,  # a value per pixel, from `saliency` or `occlusion`, float `(28, 28)`
-    ax=None,  # Axes to draw on; None: a new one
-):            # the Axes: orange above zero, purple below, the digit's outline in black
+    image: np.ndarray,         # the digit, grey levels 0-255, uint8 `(28, 28)`
+    heatmap: np.ndarray,       # a value per pixel, from `saliency` or `occlusion`, float `(28, 28)`
+    ax: 'Axes | None' = None,  # Axes to draw on; None: a new one
+) -> 'Axes':                   # the Axes: orange above zero, purple below, the digit's outline in black
     "A map of pixel values in two colours, white at zero, under the digit's outline."
     import matplotlib.pyplot as plt
     if image.shape != heatmap.shape:
@@ -108,14 +116,15 @@ def _squares(size):
 
 # %% ../nbs/04b_interpretation.ipynb #0134337e
 def occlusion(
-    model,        # any `nn.Module` that gives logits or log-probabilities `(batch, classes)`
-    images,       # grey levels 0-255, uint8 `(n, 28, 28)`, or `LabeledImages`
-    target=None,  # the class asked about, one for all or one per image; None: the predicted class
-    size=5,       # side of the square, pixels 1-28
-    fill=0,       # grey level painted over it, 0-255
-    mean=MEAN,    # brightness 0-1 that the model's images were centred on
-    std=STD,      # brightness 0-1 that they were divided by
-):                # probability lost when the square lies on that pixel, -1 to 1, float32 `(n, 28, 28)`
+    model: torch.nn.Module,  # any `nn.Module` that gives logits or log-probabilities `(batch, classes)`
+    images: np.ndarray | LabeledImages,  # grey levels 0-255, uint8 `(n, 28, 28)`, or `LabeledImages`
+    # the class asked about, one for all or one per image; None: the predicted class
+    target: int | Sequence[int] | np.ndarray | None = None,
+    size: int = 5,           # side of the square, pixels 1-28
+    fill: int = 0,           # grey level painted over it, 0-255
+    mean: float = MEAN,      # brightness 0-1 that the model's images were centred on
+    std: float = STD,        # brightness 0-1 that they were divided by
+) -> np.ndarray:             # probability lost when the square lies on that pixel, -1 to 1, float32 `(n, 28, 28)`
     "How far one class's probability falls when a square around each pixel is painted over."
     data, squares = _as_data(images), _squares(size)
     if not 0 <= fill <= 255: raise ValueError(f'fill must be a grey level 0-255, got {fill}')
@@ -134,12 +143,12 @@ def occlusion(
 
 # %% ../nbs/04b_interpretation.ipynb #bbae3ccf
 def features(
-    model,        # any `nn.Module` that gives logits or log-probabilities `(batch, classes)`
-    data,         # `LabeledImages`, or grey levels 0-255 uint8 `(n, 28, 28)`
-    layer='fc1',  # name of the submodule whose output is wanted, as in `model.named_modules()`
-    mean=MEAN,    # brightness 0-1 that the model's images were centred on
-    std=STD,      # brightness 0-1 that they were divided by
-):                # one row of numbers per image, float32 `(n, d)`
+    model: torch.nn.Module,            # any `nn.Module` that gives logits or log-probabilities `(batch, classes)`
+    data: LabeledImages | np.ndarray,  # `LabeledImages`, or grey levels 0-255 uint8 `(n, 28, 28)`
+    layer: str = 'fc1',                # name of the submodule whose output is wanted, as in `model.named_modules()`
+    mean: float = MEAN,                # brightness 0-1 that the model's images were centred on
+    std: float = STD,                  # brightness 0-1 that they were divided by
+) -> np.ndarray:                       # one row of numbers per image, float32 `(n, d)`
     "What one layer inside the model makes of every image."
     data, rows = _as_data(data), []
     try: module = model.get_submodule(layer)
@@ -160,29 +169,31 @@ def _as_features(array, name='features'):
     array = np.asarray(array, np.float32)
     if array.ndim != 2 or not array.size:
         raise ValueError(f'{name} must be a table (n, d) with at least one row, got shape {array.shape}')
-    if not np.isfinite(array).all(): raise ValueError(f'{name} holds NaN or infinite numbers: look at the model that made them')
+    if not np.isfinite(array).all():
+        raise ValueError(f'{name} holds NaN or infinite numbers: look at the model that made them')
     return array
 
 # %% ../nbs/04b_interpretation.ipynb #c405a298
 def nearest_neighbours(
-    queries,  # features of the images we ask about, float `(n, d)`
-    train,    # features of the images to search, float `(m, d)`
-    k=5,      # how many neighbours each, 1 to m
-):            # distances float `(n, k)` and positions in `train` int64 `(n, k)`, nearest first
+    queries: np.ndarray,             # features of the images we ask about, float `(n, d)`
+    train: np.ndarray,               # features of the images to search, float `(m, d)`
+    k: int = 5,                      # how many neighbours each, 1 to m
+) -> tuple[np.ndarray, np.ndarray]:  # distances float `(n, k)` and positions in `train` int64 `(n, k)`, nearest first
     "The rows of `train` that lie nearest to each query, by Euclidean distance."
     from sklearn.neighbors import NearestNeighbors
     queries, train = _as_features(queries, 'queries'), _as_features(train, 'train')
     if queries.shape[1] != train.shape[1]:
-        raise ValueError(f'queries have {queries.shape[1]} features, train has {train.shape[1]}: take both from one layer')
+        raise ValueError(f'queries have {queries.shape[1]} features, train has {train.shape[1]}: '
+                         'take both from one layer')
     if not 1 <= k <= len(train): raise ValueError(f'k must be 1-{len(train)} (the rows of train), got {k}')
     return NearestNeighbors(n_neighbors=k, algorithm='brute').fit(train).kneighbors(queries)
 
 # %% ../nbs/04b_interpretation.ipynb #1578869d
 def embed(
-    features,      # one row of numbers per image, float `(n, d)`, n >= 4, d >= 2
-    method='pca',  # 'pca': a straight shadow, quick; 'tsne': keeps neighbours together, slow beyond 5,000 rows
-    seed=0,        # of t-SNE's search; PCA has no chance in it
-):                 # a place on the map for each image, float32 `(n, 2)`
+    features: np.ndarray,  # one row of numbers per image, float `(n, d)`, n >= 4, d >= 2
+    method: str = 'pca',   # 'pca': a straight shadow, quick; 'tsne': keeps neighbours together, slow beyond 5,000 rows
+    seed: int = 0,         # of t-SNE's search; PCA has no chance in it
+) -> np.ndarray:           # a place on the map for each image, float32 `(n, 2)`
     "Lay out rows of features on a two-dimensional map."
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -198,11 +209,12 @@ def embed(
 
 # %% ../nbs/04b_interpretation.ipynb #631b3fe6
 def plot_embedding(
-    points,       # places on the map, float `(n, 2)`
-    data,         # the `LabeledImages` they belong to, n of them
-    marked=None,  # dots to ring in black, as a bool mask `(n,)` or positions; None: none
-    ax=None,      # Axes to draw on; None: a new one
-):                # the Axes; a map has no units
+    points: np.ndarray,        # places on the map, float `(n, 2)`
+    data: LabeledImages,       # the `LabeledImages` they belong to, n of them
+    # dots to ring in black, as a bool mask `(n,)` or positions; None: none
+    marked: np.ndarray | Sequence[int] | None = None,
+    ax: 'Axes | None' = None,  # Axes to draw on; None: a new one
+) -> 'Axes':                   # the Axes; a map has no units
     "A dot per image, a colour per class, the class's name in the middle of its dots."
     import matplotlib.pyplot as plt
     if np.shape(points) != (len(data), 2):
@@ -219,9 +231,9 @@ def plot_embedding(
 
 # %% ../nbs/04b_interpretation.ipynb #a5a4a775
 def widen_strokes(
-    images,  # grey levels 0-255, uint8 `(n, 28, 28)`
-    pixels,  # added on every side of a stroke, rounded to quarters; negative: taken away
-):           # the images with thicker or thinner strokes, uint8 `(n, 28, 28)`
+    images: np.ndarray,  # grey levels 0-255, uint8 `(n, 28, 28)`
+    pixels: float,       # added on every side of a stroke, rounded to quarters; negative: taken away
+) -> np.ndarray:         # the images with thicker or thinner strokes, uint8 `(n, 28, 28)`
     "Grow the strokes (dilation) or eat at them (erosion)."
     reach = round(4 * abs(pixels))  # on a grid four times as fine
     sign = 1 if pixels > 0 else -1  # the darkest value is minus the largest of the negative
@@ -248,11 +260,11 @@ CORRUPTIONS = {  # kind: (what its amount counts, the amount that changes nothin
 
 # %% ../nbs/04b_interpretation.ipynb #8179e437
 def corrupt(
-    images,  # grey levels 0-255, uint8 `(n, 28, 28)`, or `LabeledImages`
-    kind,    # a key of `CORRUPTIONS`
-    amount,  # how much, in the unit that `CORRUPTIONS` names
-    seed=0,  # of the noise; the other kinds have no chance in them
-):           # the spoilt images, uint8 `(n, 28, 28)`; the given ones stay as they are
+    images: np.ndarray | LabeledImages,  # grey levels 0-255, uint8 `(n, 28, 28)`, or `LabeledImages`
+    kind: str,                           # a key of `CORRUPTIONS`
+    amount: float,                       # how much, in the unit that `CORRUPTIONS` names
+    seed: int = 0,                       # of the noise; the other kinds have no chance in them
+) -> np.ndarray:                         # the spoilt images, uint8 `(n, 28, 28)`; the given ones stay as they are
     "Spoil all images in one way by one amount."
     from scipy.ndimage import gaussian_filter
     images = _as_data(images).images
@@ -272,15 +284,15 @@ def corrupt(
 
 # %% ../nbs/04b_interpretation.ipynb #ba2c175f
 def robustness_curve(
-    model,            # any `nn.Module` that gives logits or log-probabilities `(batch, classes)`
-    data,             # `LabeledImages` that the model wasn't trained on
-    kind,             # a key of `CORRUPTIONS`
-    amounts,          # amounts to try, in the unit that `CORRUPTIONS` names
-    seed=0,           # of the noise
-    confidence=0.95,  # of the interval, fraction 0-1
-    mean=MEAN,        # brightness 0-1 that the model's images were centred on
-    std=STD,          # brightness 0-1 that they were divided by
-):                    # DataFrame, a row per amount: kind, amount, and as fractions 0-1 accuracy, low, high
+    model: torch.nn.Module,    # any `nn.Module` that gives logits or log-probabilities `(batch, classes)`
+    data: LabeledImages,       # `LabeledImages` that the model wasn't trained on
+    kind: str,                 # a key of `CORRUPTIONS`
+    amounts: float | Sequence[float] | np.ndarray,  # amounts to try, in the unit that `CORRUPTIONS` names
+    seed: int = 0,             # of the noise
+    confidence: float = 0.95,  # of the interval, fraction 0-1
+    mean: float = MEAN,        # brightness 0-1 that the model's images were centred on
+    std: float = STD,          # brightness 0-1 that they were divided by
+) -> 'pd.DataFrame':           # DataFrame, a row per amount: kind, amount, and as fractions 0-1 accuracy, low, high
     "Accuracy, with its Wilson interval, as the same images are spoilt more and more."
     import pandas as pd
     if not isinstance(data, LabeledImages):
@@ -294,10 +306,10 @@ def robustness_curve(
 
 # %% ../nbs/04b_interpretation.ipynb #35b35d4d
 def plot_robustness(
-    curve,       # what `robustness_curve` gave for one kind
-    label=None,  # a name in the legend, to compare models on one Axes; None: none
-    ax=None,     # Axes to draw on; None: a new one
-):               # the Axes; a dotted line stands where the images are unchanged
+    curve: 'pd.DataFrame',     # what `robustness_curve` gave for one kind
+    label: str | None = None,  # a name in the legend, to compare models on one Axes; None: none
+    ax: 'Axes | None' = None,  # Axes to draw on; None: a new one
+) -> 'Axes':                   # the Axes; a dotted line stands where the images are unchanged
     "One robustness curve, its interval as a band."
     import matplotlib.pyplot as plt
     kinds = curve['kind'].unique()

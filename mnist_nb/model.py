@@ -7,22 +7,27 @@ __all__ = ['MNISTNet', 'count_parameters', 'layer_table', 'plot_filters', 'featu
 
 # %% ../nbs/01_model.ipynb #519901bb
 import numbers
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
 
 # %% ../nbs/01_model.ipynb #ea433896
 class MNISTNet(nn.Module):
     "Two convolutions and two linear layers that turn a 28x28 digit into ten log-probabilities."
     def __init__(
         self,
-        num_filters=32,   # filters of the first convolution, 1 or more; the second has twice as many
-        hidden_size=128,  # units of the hidden linear layer, 1 or more
-        dropout1=0.25,    # share of values zeroed after pooling while training, 0 <= dropout1 < 1
-        dropout2=0.5,     # share of values zeroed before the last layer while training, 0 <= dropout2 < 1
-        num_classes=10,   # classes to tell apart, 2 or more
-    ):
+        num_filters: int = 32,   # filters of the first convolution, 1 or more; the second has twice as many
+        hidden_size: int = 128,  # units of the hidden linear layer, 1 or more
+        dropout1: float = 0.25,  # share of values zeroed after pooling while training, 0 <= dropout1 < 1
+        dropout2: float = 0.5,   # share of values zeroed before the last layer while training, 0 <= dropout2 < 1
+        num_classes: int = 10,   # classes to tell apart, 2 or more
+    ) -> None:
         super().__init__()
         _check_options(num_filters, hidden_size, dropout1, dropout2, num_classes)
         self.conv1 = nn.Conv2d(1, num_filters, 3)
@@ -36,8 +41,8 @@ class MNISTNet(nn.Module):
 
     def forward(
         self,
-        images,  # normalised images, float `(batch, 1, 28, 28)`
-    ):           # log-probabilities of the classes, float `(batch, num_classes)`, each <= 0
+        images: torch.Tensor,  # normalised images, float `(batch, 1, 28, 28)`
+    ) -> torch.Tensor:         # log-probabilities of the classes, float `(batch, num_classes)`, each <= 0
         "Log-probabilities for a batch of images."
         _check_images(images, self.conv1.weight.dtype)
         features = self.relu(self.conv2(self.relu(self.conv1(images))))
@@ -77,17 +82,18 @@ _AXES = {2: 'for one image add two axes: image[None, None]', 3: 'the axis of cha
 
 # %% ../nbs/01_model.ipynb #e94b98d0
 def count_parameters(
-    model,            # any `nn.Module`
-    trainable=False,  # count only the numbers that training may change (`requires_grad`)
-):                    # how many numbers the model holds in its parameters, each shared one once
+    model: nn.Module,         # any `nn.Module`
+    trainable: bool = False,  # count only the numbers that training may change (`requires_grad`)
+) -> int:                     # how many numbers the model holds in its parameters, each shared one once
     "How many numbers a model learns."
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
 
 # %% ../nbs/01_model.ipynb #0e30197f
 def layer_table(
-    model,                    # any `nn.Module`; it comes back as it was (mode, buffers, random state)
-    input_shape=(1, 28, 28),  # shape of one input without the batch axis, or a list of shapes for several inputs
-):                            # DataFrame with a row for each layer, in the order of their use
+    model: nn.Module,  # any `nn.Module`; it comes back as it was (mode, buffers, random state)
+    # shape of one input without the batch axis, or a list of shapes for several inputs
+    input_shape: tuple[int, ...] | list[tuple[int, ...]] = (1, 28, 28),
+) -> 'pd.DataFrame':   # DataFrame with a row for each layer, in the order of their use
     "What each layer of a model takes, gives and learns."
     import pandas as pd
     recorder = _watch(model, input_shape)
@@ -123,7 +129,7 @@ def _watch(model, input_shape):
 # %% ../nbs/01_model.ipynb #b5f167ac
 class _Recorder:
     "Collects a row per layer while a model runs."
-    def __init__(self): self.rows, self.outputs, self.counted = [], {}, set()
+    def __init__(self) -> None: self.rows, self.outputs, self.counted = [], {}, set()
 
     def _leave(self, path, module, inputs, named_inputs, output):
         row, version, _ = self.outputs.get(id(inputs[0]), (None, 0, None)) if inputs else (None, 0, None)
@@ -161,10 +167,10 @@ def _describe(path, module):
 
 # %% ../nbs/01_model.ipynb #3894bb10
 def plot_filters(
-    model,      # any `nn.Module` with a `Conv2d`; its first one is drawn
-    n_cols=16,  # filters in a row of the picture
-    ax=None,    # matplotlib Axes to draw on; None makes one
-):              # the Axes
+    model: nn.Module,          # any `nn.Module` with a `Conv2d`; its first one is drawn
+    n_cols: int = 16,          # filters in a row of the picture
+    ax: 'Axes | None' = None,  # matplotlib Axes to draw on; None makes one
+) -> 'Axes':                   # the Axes
     "The filters of a model's first convolution: orange adds, purple subtracts."
     import matplotlib.pyplot as plt
     conv = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
@@ -191,10 +197,10 @@ def _montage(images, n_cols):
 
 # %% ../nbs/01_model.ipynb #5570d26e
 def feature_maps(
-    model,          # any `nn.Module`; its mode comes back as it was
-    images,         # what the model takes: normalised images, float `(batch, 1, 28, 28)`
-    layer='conv1',  # name of a layer, as in `model.named_modules()`
-):                  # what that layer gives for these images; `(batch, channels, height, width)` for a convolution
+    model: nn.Module,      # any `nn.Module`; its mode comes back as it was
+    images: torch.Tensor,  # what the model takes: normalised images, float `(batch, 1, 28, 28)`
+    layer: str = 'conv1',  # name of a layer, as in `model.named_modules()`
+) -> torch.Tensor:         # the layer's output for these images; `(batch, channels, height, width)` for a convolution
     "The output of one layer inside a model."
     layers = dict(model.named_modules())
     if layer not in layers:
@@ -211,12 +217,12 @@ def feature_maps(
 
 # %% ../nbs/01_model.ipynb #24a7cd29
 def plot_feature_maps(
-    model,          # any `nn.Module`
-    image,          # one normalised image, float `(1, 28, 28)` or `(1, 1, 28, 28)`
-    layer='conv1',  # name of a layer whose output has channels, rows and columns
-    n_cols=8,       # maps in a row of the picture
-    ax=None,        # matplotlib Axes to draw on; None makes one
-):                  # the Axes
+    model: nn.Module,          # any `nn.Module`
+    image: torch.Tensor,       # one normalised image, float `(1, 28, 28)` or `(1, 1, 28, 28)`
+    layer: str = 'conv1',      # name of a layer whose output has channels, rows and columns
+    n_cols: int = 8,           # maps in a row of the picture
+    ax: 'Axes | None' = None,  # matplotlib Axes to draw on; None makes one
+) -> 'Axes':                   # the Axes
     "What each channel of a layer answers to one image, after ReLU: black is no answer."
     import matplotlib.pyplot as plt
     maps = feature_maps(model, image[None] if getattr(image, 'ndim', None) == 3 else image, layer)
@@ -231,9 +237,9 @@ def plot_feature_maps(
 
 # %% ../nbs/01_model.ipynb #558eacef
 def resnet18(
-    pretrained=False,  # start from weights learnt on ImageNet; they are downloaded once (45 MB)
-    num_classes=10,    # classes to tell apart
-):                     # a net from images `(batch, 1, 28, 28)` to logits `(batch, num_classes)`
+    pretrained: bool = False,  # start from weights learnt on ImageNet; they are downloaded once (45 MB)
+    num_classes: int = 10,     # classes to tell apart
+) -> nn.Module:                # a net from images `(batch, 1, 28, 28)` to logits `(batch, num_classes)`
     "torchvision's ResNet-18 with one input channel."
     from torchvision.models import resnet18 as torchvision_resnet18
     model = torchvision_resnet18(num_classes=num_classes)
@@ -251,6 +257,7 @@ def _imagenet_weights():
     "ResNet-18's ImageNet weights from torch's cache, else from the network."
     import pickle
     from pathlib import Path
+
     from torchvision.models import ResNet18_Weights
     weights = ResNet18_Weights.IMAGENET1K_V1
     path = Path(torch.hub.get_dir())/'checkpoints'/weights.url.split('/')[-1]

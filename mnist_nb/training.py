@@ -8,14 +8,23 @@ __all__ = ['SCHEDULERS', 'PER_BATCH', 'History', 'EarlyStopping', 'make_schedule
            'check_weights']
 
 # %% ../nbs/02_training.ipynb #244a3bd3
-import math, os, random, signal, threading, time, warnings, zlib
+import math
+import os
+import random
+import signal
+import threading
+import time
+import warnings
+import zlib
 from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,26 +32,32 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch.optim import lr_scheduler
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from mnist_nb.data import Batches
+
 # %% ../nbs/02_training.ipynb #02714aa9
 @dataclass(repr=False)
 class History:
     "What training measured: six lists, one entry per epoch in each."
-    loss: list = field(default_factory=list)           # mean over the training images, dropout on
-    accuracy: list = field(default_factory=list)       # share of training images right, dropout on, 0-1
-    val_loss: list = field(default_factory=list)       # mean over the validation images
-    val_accuracy: list = field(default_factory=list)   # share of validation images right, 0-1
-    learning_rate: list = field(default_factory=list)  # in use when the epoch began
-    seconds: list = field(default_factory=list)        # for training and validation
+    loss: list[float] = field(default_factory=list)           # mean over the training images, dropout on
+    accuracy: list[float] = field(default_factory=list)       # share of training images right, dropout on, 0-1
+    val_loss: list[float] = field(default_factory=list)       # mean over the validation images
+    val_accuracy: list[float] = field(default_factory=list)   # share of validation images right, 0-1
+    learning_rate: list[float] = field(default_factory=list)  # in use when the epoch began
+    seconds: list[float] = field(default_factory=list)        # for training and validation
 
-    def __len__(self): return len(self.loss)
+    def __len__(self) -> int: return len(self.loss)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         if not len(self): return 'History of 0 epochs'
         best = f'best: epoch {self.best_epoch} with {max(self.val_accuracy):.1%} validation accuracy'
         return f'History of {len(self)} epochs, {best}'
 
     @property
-    def best_epoch(self):
+    def best_epoch(self) -> int:
         "The epoch of the highest `val_accuracy` (of equals, the lowest `val_loss`), from 1; 0 for none."
         ranks = [(accuracy, -loss) for accuracy, loss in zip(self.val_accuracy, self.val_loss)]
         return ranks.index(max(ranks)) + 1 if ranks else 0
@@ -50,15 +65,15 @@ class History:
 # %% ../nbs/02_training.ipynb #0149f83c
 @patch
 def append(self: History,
-    **measured,  # one number for each of the six lists
-):
+    **measured: float,  # one number for each of the six lists
+) -> None:
     "Add one epoch."
     numbers = {name: float(measured[name]) for name in vars(self)}  # all or nothing
     for name, number in numbers.items(): vars(self)[name].append(number)
 
 # %% ../nbs/02_training.ipynb #4d6b4238
 @patch
-def to_frame(self: History): # one row per epoch, numbered from 1
+def to_frame(self: History) -> 'pd.DataFrame':  # one row per epoch, numbered from 1
     "The history as a pandas table."
     import pandas as pd
     return pd.DataFrame(asdict(self), index=pd.RangeIndex(1, len(self) + 1, name='epoch'))
@@ -74,9 +89,9 @@ def _check_whole(name, value, least, most=math.inf):
 class EarlyStopping:
     "Counts the epochs without progress in validation accuracy."
     def __init__(self,
-        patience=None,  # epochs to wait for progress, 1 or more; None waits for ever
-        min_delta=0.0,  # progress is a gain in accuracy above this, fraction 0-1
-    ):
+        patience: int | None = None,  # epochs to wait for progress, 1 or more; None waits for ever
+        min_delta: float = 0.0,       # progress is a gain in accuracy above this, fraction 0-1
+    ) -> None:
         if patience is not None: _check_whole('patience', patience, 1)
         if not isinstance(min_delta, Real) or not 0 <= min_delta < 1:
             raise ValueError(f'min_delta must be a fraction from 0 to 1, got {min_delta!r}')
@@ -84,13 +99,13 @@ class EarlyStopping:
         self.best, self.waited = -1.0, 0
 
     @property
-    def stopped(self):
+    def stopped(self) -> bool:
         "Is the patience used up?"
         return self.patience is not None and self.waited >= self.patience
 
     def step(self,
-        val_accuracy,  # of the epoch that just ended, 0-1
-    ):
+        val_accuracy: float,  # of the epoch that just ended, 0-1
+    ) -> None:
         "Take note of one epoch."
         if val_accuracy > self.best + self.min_delta: self.best, self.waited = float(val_accuracy), 0
         else: self.waited += 1
@@ -131,12 +146,12 @@ def _rehearse(name, learning_rate, epochs, steps_per_epoch, options):
 
 # %% ../nbs/02_training.ipynb #e8ff3cdc
 def make_scheduler(
-    name,             # class in torch.optim.lr_scheduler, such as 'StepLR'
-    optimizer,        # whose learning rate it will move
-    epochs,           # length of the run
-    steps_per_epoch,  # batches in an epoch
-    /, **options,     # for the scheduler, such as step_size=5
-):                    # the scheduler
+    name: str,                         # class in torch.optim.lr_scheduler, such as 'StepLR'
+    optimizer: torch.optim.Optimizer,  # whose learning rate it will move
+    epochs: int,                       # length of the run
+    steps_per_epoch: int,              # batches in an epoch
+    /, **options: Any,                 # for the scheduler, such as step_size=5
+) -> lr_scheduler.LRScheduler:         # the scheduler
     "A learning-rate scheduler by name; a missing length is filled in."
     try:
         _rehearse(name, optimizer.defaults['lr'], epochs, steps_per_epoch, options)
@@ -148,8 +163,8 @@ def make_scheduler(
 
 # %% ../nbs/02_training.ipynb #afeb2f13
 def pick_device(
-    device='auto',  # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or a torch.device
-):                  # torch.device to train on
+    device: str | torch.device | None = 'auto',  # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or a torch.device
+) -> torch.device:                               # torch.device to train on
     "The fastest device of this machine, or the one that was asked for."
     has = {'cuda': torch.cuda.is_available(), 'mps': torch.backends.mps.is_available(), 'cpu': True}
     if device is None or device == 'auto': return torch.device(next(name for name in has if has[name]))
@@ -171,9 +186,10 @@ def _cpu_multiplies_bf16():
 
 # %% ../nbs/02_training.ipynb #09ab513b
 def autocast_dtype(
-    device,                # torch.device to train on
-    mixed_precision=None,  # None: on CUDA only; True: where the hardware has it; False: never; or a torch.dtype
-):                         # torch.dtype for `torch.autocast`; float32 means off
+    device: torch.device,  # torch.device to train on
+    # None: on CUDA only; True: where the hardware has it; False: never; or a torch.dtype
+    mixed_precision: bool | torch.dtype | None = None,
+) -> torch.dtype:          # torch.dtype for `torch.autocast`; float32 means off
     "The number format for the heavy layers."
     if isinstance(mixed_precision, torch.dtype):
         if mixed_precision in (torch.float32, torch.bfloat16, torch.float16): return mixed_precision
@@ -188,14 +204,14 @@ def autocast_dtype(
 
 # %% ../nbs/02_training.ipynb #0f8a4902
 def set_seed(
-    seed,  # whole number, 0 to 2**32 - 1
-):
+    seed: int,  # whole number, 0 to 2**32 - 1
+) -> None:
     "Start the random numbers of Python, NumPy and PyTorch (all devices) from one number."
     _check_whole('seed', seed, 0, 2**32 - 1)  # NumPy takes no more
     random.seed(int(seed)); np.random.seed(int(seed)); torch.manual_seed(int(seed))
 
 # %% ../nbs/02_training.ipynb #244e6144
-def random_state(): # dict of lists and tensors
+def random_state() -> dict[str, Any]:  # dict of lists and tensors
     "Where the random numbers of Python, NumPy and PyTorch stand."
     version, words, gauss = random.getstate()
     name, keys, *rest = np.random.get_state()
@@ -207,8 +223,8 @@ def random_state(): # dict of lists and tensors
 
 # %% ../nbs/02_training.ipynb #e89f4ca6
 def set_random_state(
-    state,  # what `random_state()` gave
-):
+    state: dict[str, Any],  # what `random_state()` gave
+) -> None:
     "Let all random numbers go on from there."
     version, words, gauss = state['python']
     random.setstate((version, tuple(words.tolist()), gauss))
@@ -221,8 +237,8 @@ def set_random_state(
 
 # %% ../nbs/02_training.ipynb #59c55ff6
 def plain(
-    value,  # nested dicts, lists and tuples of numbers, texts, arrays and tensors
-):          # the same: tensors copied to the CPU, NumPy's numbers as Python's
+    value: Any,  # nested dicts, lists and tuples of numbers, texts, arrays and tensors
+) -> Any:        # the same: tensors copied to the CPU, NumPy's numbers as Python's
     "An independent copy that holds only what `torch.load(weights_only=True)` accepts."
     if isinstance(value, torch.Tensor): return value.detach().to('cpu', copy=True)
     if isinstance(value, np.ndarray): return torch.from_numpy(value.copy())
@@ -239,17 +255,17 @@ def plain(
 class Trainer:
     "Trains a model; can be stopped at any moment, and resumed from the end of any epoch."
     def __init__(self,
-        model,                   # nn.Module: images `(b, 1, 28, 28)` -> logits or log-probabilities `(b, 10)`
-        train,                   # Batches to learn from
-        valid,                   # Batches to choose the best epoch by
-        learning_rate=0.001,     # of Adam
-        scheduler=None,          # name of a class in torch.optim.lr_scheduler; None: a constant rate
-        scheduler_options=None,  # dict of options for it
-        patience=None,           # epochs without progress before training stops; None: never
-        min_delta=0.0,           # progress is a gain in validation accuracy above this, fraction 0-1
-        device='auto',           # 'auto', 'cpu', 'cuda', 'mps'
-        mixed_precision=None,    # as for `autocast_dtype`
-    ):
+        model: torch.nn.Module,        # nn.Module: images `(b, 1, 28, 28)` -> logits or log-probabilities `(b, 10)`
+        train: 'Batches',              # Batches to learn from
+        valid: 'Batches',              # Batches to choose the best epoch by
+        learning_rate: float = 0.001,  # of Adam
+        scheduler: str | None = None,  # name of a class in torch.optim.lr_scheduler; None: a constant rate
+        scheduler_options: dict[str, Any] | None = None,  # dict of options for it
+        patience: int | None = None,   # epochs without progress before training stops; None: never
+        min_delta: float = 0.0,        # progress is a gain in validation accuracy above this, fraction 0-1
+        device: str | torch.device = 'auto',  # 'auto', 'cpu', 'cuda', 'mps'
+        mixed_precision: bool | torch.dtype | None = None,  # as for `autocast_dtype`
+    ) -> None:
         _check_arguments(model, train, valid, learning_rate)
         self.device = pick_device(device)
         self.model, self.train, self.valid = model.to(self.device), train, valid
@@ -291,9 +307,9 @@ def _build(self: Trainer, epochs):
 # %% ../nbs/02_training.ipynb #448f9aac
 @patch
 def train_step(self: Trainer,
-    images,  # `(b, 1, 28, 28)`
-    labels,  # int64 `(b,)`
-):           # the loss, and how many images were right (a tensor)
+    images: torch.Tensor,         # `(b, 1, 28, 28)`
+    labels: torch.Tensor,         # int64 `(b,)`
+) -> tuple[float, torch.Tensor]:  # the loss, and how many images were right (a tensor)
     "Learn from one batch."
     images, labels = images.to(self.device), labels.to(self.device)
     self.optimizer.zero_grad()
@@ -318,8 +334,8 @@ def _check_output(output, labels, data):
 # %% ../nbs/02_training.ipynb #4a63e103
 @patch
 def train_epoch(self: Trainer,
-    after_step,  # called after each step, without arguments; a true answer stops the epoch
-):               # mean loss and accuracy, or None if stopped
+    after_step: Callable[[], bool],  # called after each step, without arguments; a true answer stops the epoch
+) -> tuple[float, float] | None:     # mean loss and accuracy, or None if stopped
     "One pass over the training images."
     self.model.train()
     total_loss = right = seen = 0
@@ -344,7 +360,7 @@ def _refuse(self: Trainer, loss, where):
 
 # %% ../nbs/02_training.ipynb #57c3ea4b
 @patch
-def validate(self: Trainer): # mean loss and accuracy
+def validate(self: Trainer) -> tuple[float, float]:  # mean loss and accuracy
     "One pass over the validation images; nothing is learned."
     self.model.eval()
     total_loss = right = 0
@@ -359,8 +375,8 @@ def validate(self: Trainer): # mean loss and accuracy
 
 # %% ../nbs/02_training.ipynb #0ad776ce
 def in_words(
-    value,  # an option: numbers, texts, functions, nested in dicts, lists, tuples and sets
-):          # the same in plain values
+    value: Any,  # an option: numbers, texts, functions, nested in dicts, lists, tuples and sets
+) -> Any:        # the same in plain values
     "Settings as they can be written down and compared: functions by their names, sets and ranges as lists."
     if isinstance(value, dict): return {key: in_words(item) for key, item in value.items()}
     if isinstance(value, (set, frozenset, range)): return sorted(map(in_words, value))
@@ -373,17 +389,18 @@ def in_words(
 
 # %% ../nbs/02_training.ipynb #4317956c
 @patch
-def run(self: Trainer): # dict of texts and numbers
+def run(self: Trainer) -> dict[str, Any]:  # dict of texts and numbers
     "What a resumed run must have in common with the one that was cut."
     checksum = lambda data: f'{len(data):,} images {zlib.crc32(data.images, zlib.crc32(data.labels)):08x}'
     return {'train': checksum(self.train.data), 'valid': checksum(self.valid.data), 'batch_size': self.train.batch_size,
-            'augment': in_words(getattr(self.train, 'augment', None)), 'transform': in_words(getattr(self.train, 'transform', None)),
+            'augment': in_words(getattr(self.train, 'augment', None)),
+            'transform': in_words(getattr(self.train, 'transform', None)),
             'learning_rate': self.learning_rate, 'scheduler': self.scheduler_name,
             'scheduler_options': in_words(self.scheduler_options)}
 
 # %% ../nbs/02_training.ipynb #4503eb8a
 @patch
-def snapshot(self: Trainer): # dict of tensors, numbers and texts, nested
+def snapshot(self: Trainer) -> dict[str, Any]:  # dict of tensors, numbers and texts, nested
     "Everything that training needs to go on from here, as an independent copy."
     epoch, weights = len(self.history), plain(self.model.state_dict())
     stopping = self.early_stopping
@@ -399,8 +416,8 @@ def snapshot(self: Trainer): # dict of tensors, numbers and texts, nested
 # %% ../nbs/02_training.ipynb #6e89e958
 @patch
 def restore(self: Trainer,
-    epochs=1,  # length of the run, if it has not been settled yet
-):
+    epochs: int = 1,  # length of the run, if it has not been settled yet
+) -> None:
     "Make everything as it was at the last epoch's end."
     state = plain(self.state)
     self._build(state['planned'] or epochs)
@@ -417,8 +434,8 @@ def restore(self: Trainer,
 # %% ../nbs/02_training.ipynb #afbc82a4
 @patch
 def one_epoch(self: Trainer,
-    after_step=lambda: False,  # called after each step, without arguments; a true answer stops the epoch
-):                             # was the epoch finished?
+    after_step: Callable[[], bool] = lambda: False,  # called after each step; a true answer stops the epoch
+) -> bool:                                           # was the epoch finished?
     "Train, validate, take note, move the learning rate, keep the state."
     start, learning_rate = time.perf_counter(), self.optimizer.param_groups[0]['lr']
     trained = self.train_epoch(after_step)
@@ -436,7 +453,7 @@ def one_epoch(self: Trainer,
 
 # %% ../nbs/02_training.ipynb #559b5379
 @contextmanager
-def stop_button():
+def stop_button() -> Iterator[SimpleNamespace]:
     "Inside, a first stop signal sets `.pressed`; a second one raises KeyboardInterrupt."
     button = SimpleNamespace(pressed=False, presses=0)
     def press(*_):
@@ -453,14 +470,15 @@ def stop_button():
 # %% ../nbs/02_training.ipynb #02abc101
 @patch
 def check(self: Trainer,
-    epochs,  # to reach in total, those already trained included
-):
+    epochs: int,  # to reach in total, those already trained included
+) -> None:
     "Raise unless this run can go up to so many epochs; weights and state stay as they are."
     _check_whole('epochs', epochs, 1)
     self._build((self.state or {}).get('planned') or int(epochs))
     steps = getattr(self.scheduler, 'total_steps', None)  # OneCycleLR refuses any further one
     if (most := steps // len(self.train) if steps else self.planned or epochs) < epochs:
-        raise ValueError(f'this {self.scheduler_name} schedule was laid out for {most} epochs and cannot go on to {epochs}: '
+        raise ValueError(f'this {self.scheduler_name} schedule was laid out for {most} epochs '
+                         f'and cannot go on to {epochs}: '
                          + f'train up to {most}, or ' * (most > 0) + f'start anew with a schedule for {epochs}')
 
 # %% ../nbs/02_training.ipynb #85383e55
@@ -504,10 +522,11 @@ def _settle(self: Trainer):
 # %% ../nbs/02_training.ipynb #865e9fa3
 @patch
 def fit(self: Trainer,
-    epochs=10,      # to reach in total, those already trained included
-    on_epoch=None,  # called with the trainer after each epoch, for instance to save a checkpoint
-    verbose=True,   # print a line for each epoch and show a progress bar?
-):                  # the History
+    epochs: int = 10,      # to reach in total, those already trained included
+    # called with the trainer after each epoch, for instance to save a checkpoint
+    on_epoch: Callable[[Trainer], None] | None = None,
+    verbose: bool = True,  # print a line for each epoch and show a progress bar?
+) -> History:              # the History
     "Train on from the last epoch's end; however it ends, the best weights come back."
     self._start(epochs)
     out_of_memory = False
@@ -598,10 +617,10 @@ def _check_plot(history, metric):
 
 # %% ../nbs/02_training.ipynb #c196ed96
 def plot_history(
-    history,        # a History of one epoch or more
-    ax=None,        # matplotlib Axes to draw on; None makes one
-    metric='loss',  # 'loss' or 'accuracy'
-):                  # the Axes
+    history: History,          # a History of one epoch or more
+    ax: 'Axes | None' = None,  # matplotlib Axes to draw on; None makes one
+    metric: str = 'loss',      # 'loss' or 'accuracy'
+) -> 'Axes':                   # the Axes
     "Training and validation over the epochs, with the best epoch marked."
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
@@ -620,15 +639,15 @@ def plot_history(
 
 # %% ../nbs/02_training.ipynb #ace91b3c
 @patch
-def state_dict(self: Trainer): # dict of tensors, numbers and texts; read it, don't write into it
+def state_dict(self: Trainer) -> dict[str, Any]:  # dict of tensors, numbers and texts; read it, don't write into it
     "The whole resumable state at the last epoch's end."
     return self.state if self.state is not None else self.snapshot()
 
 # %% ../nbs/02_training.ipynb #16f637fc
 @patch
 def load_state_dict(self: Trainer,
-    state,  # what `state_dict` of a trainer with the same settings gave
-):
+    state: dict[str, Any],  # what `state_dict` of a trainer with the same settings gave
+) -> None:
     "Take over a run; if that is impossible, say why and change nothing."
     _check_state(state, self)
     before = self.state, self.snapshot()
@@ -651,9 +670,10 @@ def _check_state(state, trainer):
     if missing: raise ValueError(f'this is not the state of a Trainer: it lacks {missing}')
     epoch, history = state['epoch'], state['history']
     known = type(epoch) is int and epoch >= 0 and isinstance(history, dict) and history.keys() == vars(History()).keys()
-    if not known or not all(isinstance(values, list) and len(values) == epoch and all(type(value) is float for value in values)
-                            for values in history.values()):
-        raise ValueError(f'this state does not fit the trainer: its history has not one number for each of {epoch!r} epochs')
+    if not known or not all(isinstance(values, list) and len(values) == epoch
+                            and all(type(value) is float for value in values) for values in history.values()):
+        raise ValueError(f'this state does not fit the trainer: its history has not one number for each of '
+                         f'{epoch!r} epochs')
     for weights in (state['model'], state['best']): check_weights(trainer.model, weights)
     ours = trainer.run()
     theirs = {'scheduler_options': ours['scheduler_options']}  # the first states were kept without them
@@ -666,15 +686,15 @@ def _check_state(state, trainer):
 
 # %% ../nbs/02_training.ipynb #54ca6d2d
 def check_weights(
-    model,    # nn.Module that should take them
-    weights,  # state dict
-):
+    model: torch.nn.Module,            # nn.Module that should take them
+    weights: dict[str, torch.Tensor],  # state dict
+) -> None:
     "Raise unless these are weights for a model of this architecture."
     if not isinstance(weights, dict):
         raise ValueError(f'weights must be a dict of tensors, got {type(weights).__name__}')
     def form(
-        value,  # a tensor, or None where there is none of this name
-    ):          # what has to agree, in words
+        value: torch.Tensor | None,  # a tensor, or None where there is none of this name
+    ) -> str:                        # what has to agree, in words
         "Shape and kind of a weight."
         if not isinstance(value, torch.Tensor): return 'is missing'
         return f'has the shape {tuple(value.shape)}' + ('' if value.is_floating_point() else ' of whole numbers')

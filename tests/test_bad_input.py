@@ -3,7 +3,6 @@
 Each function that takes images, labels, paths or options has a line in `CALLS`, a call with one hole. hypothesis puts
 whatever it likes into the hole. Either the call works, or it raises one of `CLEAR` with a message.
 """
-import importlib
 import inspect
 import math
 from pathlib import Path
@@ -19,8 +18,19 @@ from hypothesis.extra import numpy as hnp
 matplotlib.use('agg')
 import matplotlib.pyplot as plt
 
-from mnist_nb import (analysis, checkpoints, classifier, data, evaluation, explore, handwriting, interpretation, mistakes, model,
-                      training)
+from mnist_nb import (
+    analysis,
+    checkpoints,
+    classifier,
+    data,
+    evaluation,
+    explore,
+    handwriting,
+    interpretation,
+    mistakes,
+    model,
+    training,
+)
 from mnist_nb.data import Batches, LabeledImages, load_sample
 
 CLEAR = (TypeError, ValueError, OSError, MemoryError)

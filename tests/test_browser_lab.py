@@ -113,7 +113,7 @@ def run_all(page, address):
     page.wait_for_selector('.jp-Notebook .jp-CodeCell', timeout=PATIENCE)
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=PATIENCE, state='attached')
     page.get_by_text('(ipykernel) | Idle').wait_for(timeout=PATIENCE)
-    for attempt in range(5):  # a kernel that is only just there may lose the first call
+    for _ in range(5):  # a kernel that is only just there may lose the first call
         page.get_by_role('menuitem', name='Run', exact=True).click()
         page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
         try: page.wait_for_function(BEGUN, timeout=PATIENCE / 10)
@@ -150,6 +150,7 @@ THREE = arc(.48, .33, .17, -.45, .25) + arc(.48, .67, .17, -.25, .45)
 def picture(path, points):
     "A file with a drawing, as somebody would upload it."
     from PIL import Image
+
     from mnist_nb.draw import strokes_image
     Image.fromarray(strokes_image([points])).save(path)
     return path
@@ -266,6 +267,7 @@ def open_alone(page, path):
 
 def test_the_still_browser_opens_from_disk(page, tmp_path, predictions):
     from playwright.sync_api import expect
+
     from mnist_nb.explore import browser_twin, save_static
     asked = open_alone(page, save_static(browser_twin(predictions), tmp_path / 'browser.html'))
     page.locator('button[data-group="3"]').click()
@@ -278,6 +280,7 @@ def test_the_still_browser_opens_from_disk(page, tmp_path, predictions):
 
 def test_the_still_error_explorer_opens_from_disk(page, tmp_path, predictions):
     from playwright.sync_api import expect
+
     from mnist_nb.explore import save_static
     from mnist_nb.mistakes import error_twin
     asked = open_alone(page, save_static(error_twin(predictions), tmp_path / 'errors.html'))
@@ -291,6 +294,7 @@ def test_the_still_error_explorer_opens_from_disk(page, tmp_path, predictions):
 
 def test_the_still_pad_opens_from_disk(page, tmp_path):
     from playwright.sync_api import expect
+
     from mnist_nb.draw import pad_twin
     from mnist_nb.explore import save_static
     twin = pad_twin([THREE, [[.2, .95], [.8, .95]]], lambda image: [.1] * 10)

@@ -59,6 +59,7 @@ def caption(preds, i): return image_text(preds, i).replace('image', 'Image', 1)
 def grey(page, locator):
     "The grey level in the middle of what stands on the screen, 0-255."
     from io import BytesIO
+
     from PIL import Image
     picture = Image.open(BytesIO(locator.screenshot())).convert('L')
     return picture.getpixel((picture.width // 2, picture.height // 2))

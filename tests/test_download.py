@@ -2,7 +2,16 @@
 
 Small stand-ins for MNIST's four files are served, so neither MNIST nor a network is needed.
 """
-import gzip, hashlib, json, os, socket, struct, subprocess, sys, threading, time
+import gzip
+import hashlib
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np

@@ -309,7 +309,7 @@ def test_a_checkpoint_of_format_1_is_read_for_ever():
 def test_a_failing_disk_costs_no_more_than_the_last_epoch(call, code, tmp_path, monkeypatch, tally):
     path = tmp_path / 'run.checkpoint'
     classifier = build('constant')
-    real, n_calls = getattr(os, call), []
+    real = getattr(os, call)
     def failing(*args, **more):
         if len(classifier.history) >= 2 or classifier.trainer and len(classifier.trainer.history) >= 3: raise OSError(code, os.strerror(code))
         return real(*args, **more)

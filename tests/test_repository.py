@@ -68,6 +68,62 @@ def test_a_name_lives_in_one_room():
     assert {n: h for n, h in homes.items() if len(h) > 1} == {}
 
 
+def exported(path):
+    "The notebook that a module is written from."
+    return ROOT / 'nbs' / re.search(r'File to edit: \.\./nbs/(\S+\.ipynb)', path.read_text())[1]
+
+
+def functions(tree):
+    "Functions and methods of a module, pairs of name and node; what `@patch` adds has the class of its self."
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            yield from ((f'{node.name}.{part.name}', part) for part in node.body if isinstance(part, ast.FunctionDef))
+        if isinstance(node, ast.FunctionDef):
+            patched = any('patch' in ast.unparse(decorator) for decorator in node.decorator_list)
+            yield (f'{ast.unparse(node.args.args[0].annotation)}.' if patched else '') + node.name, node
+
+
+def is_public(name): return all(part[0] != '_' or part[:2] == part[-2:] == '__' for part in name.split('.'))
+
+
+@pytest.mark.parametrize('path', MODULES, ids=lambda p: p.stem)
+def test_public_functions_are_annotated(path):
+    "The site's tables, and editors, say what each parameter is and what comes back."
+    lacking = []
+    for name, node in functions(ast.parse(path.read_text())):
+        arguments = [*node.args.posonlyargs, *node.args.args, node.args.vararg, *node.args.kwonlyargs, node.args.kwarg]
+        bare = [a.arg for a in arguments if a and not a.annotation and a.arg not in ('self', 'cls')]
+        if is_public(name) and (bare or node.returns is None): lacking.append((name, bare or 'what it returns'))
+    assert not lacking
+
+
+@pytest.mark.parametrize('path', MODULES, ids=lambda p: p.stem)
+def test_the_site_can_evaluate_annotations(path):
+    "nbdev evaluates them in the notebook, where what the module imports for type checkers only must be imported, too."
+    names = {alias.asname or alias.name for node in ast.parse(path.read_text()).body
+             if isinstance(node, ast.If) and ast.unparse(node.test) == 'TYPE_CHECKING'
+             for part in node.body for alias in part.names}
+    for cell in nbformat.read(exported(path), as_version=4).cells:
+        if cell.cell_type != 'code' or not names: continue
+        if cell.source.startswith('#| export') and 'TYPE_CHECKING' not in cell.source: break  # definitions begin
+        if cell.source.startswith('#| export'): continue
+        code = ast.parse(re.sub(r'^(\s*)[%!].*', r'\1pass', cell.source, flags=re.M))
+        imports = [node for node in ast.walk(code) if isinstance(node, (ast.Import, ast.ImportFrom))]
+        names -= {alias.asname or alias.name for node in imports for alias in node.names}
+    assert not names, f'{exported(path).name} imports them too late or never'
+
+
+@pytest.mark.parametrize('path', MODULES, ids=lambda p: p.stem)
+def test_lines_of_the_package_are_short(path):
+    "Up to 120 characters, but for what nbdev writes and for style sheets."
+    text, free = path.read_text(), set()
+    for node in ast.parse(text).body:
+        written = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == '__all__'
+        sheet = isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        if written or sheet: free |= set(range(node.lineno, node.end_lineno + 1))
+    assert not [f'{n}: {line}' for n, line in enumerate(text.splitlines(), 1) if len(line) > 120 and n not in free]
+
+
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebooks_are_clean(path):
     "Outputs from one clean run: none of them an error, a warning, too large, or residue of a progress bar."

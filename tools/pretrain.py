@@ -3,18 +3,25 @@
 
     python tools/pretrain.py                          # three seeds, ten epochs each
     python tools/pretrain.py --seeds 0 --epochs 1     # a quick provisional one
-    python tools/pretrain.py --time 2                 # only time two epochs anew, on a machine that has nothing else to do
+    python tools/pretrain.py --time 2                 # only time two epochs anew, on a machine that is otherwise idle
 
 Each seed trains the default recipe on real MNIST. The seed with the best validation accuracy
 is shipped; the test images are scored once a seed, after its training, and decide nothing.
 A finished seed is kept in the folder of --out, so that an interrupted run goes on where it was.
 """
-import argparse, json, os, platform, resource, sys, tempfile
+import argparse
+import json
+import os
+import platform
+import resource
+import sys
+import tempfile
 from datetime import date
 from pathlib import Path
 from statistics import mean, median, stdev
 
 import torch
+
 from mnist_nb.classifier import PRETRAINED, MNISTClassifier
 
 CARD = PRETRAINED / 'card.json'
@@ -79,12 +86,15 @@ def ship(result, out):
 
 def table(results):
     "The measured numbers, a line a seed."
-    print(f"{'seed':>4} {'epochs':>6} {'best':>4} {'s/epoch':>7} {'train':>8} {'valid':>8} {'test':>8} {'test loss':>9}")
+    print(f"{'seed':>4} {'epochs':>6} {'best':>4} {'s/epoch':>7} "
+          f"{'train':>8} {'valid':>8} {'test':>8} {'test loss':>9}")
     for r in results:
         print(f"{r['seed']:4} {r['epochs']:6} {r['best_epoch']:4} {r['timing']['seconds_per_epoch']:7.1f} "
-              + ' '.join(f"{r[split]['accuracy']:8.2%}" for split in ('train', 'valid', 'test')) + f" {r['test']['loss']:9.4f}")
+              + ' '.join(f"{r[split]['accuracy']:8.2%}" for split in ('train', 'valid', 'test'))
+              + f" {r['test']['loss']:9.4f}")
     scores = [r['test']['accuracy'] for r in results]
-    if len(scores) > 1: print(f'test accuracy: mean {mean(scores):.2%}, deviation {stdev(scores):.2%}, least {min(scores):.2%}')
+    if len(scores) > 1:
+        print(f'test accuracy: mean {mean(scores):.2%}, deviation {stdev(scores):.2%}, least {min(scores):.2%}')
 
 
 def time_again(epochs):
@@ -115,10 +125,12 @@ def main():
     shipped = ship(best, options.out)
     card = {'shipped_seed': best['seed'], 'chosen_by': 'validation accuracy', 'recipe': best['recipe'],
             'shipped': shipped, 'hardware': best['timing']['hardware'], 'timing': [best['timing']],
-            'versions': {'python': platform.python_version(), 'torch': torch.__version__}, 'date': date.today().isoformat(),
+            'versions': {'python': platform.python_version(), 'torch': torch.__version__},
+            'date': date.today().isoformat(),
             'seeds': [{name: value for name, value in r.items() if name not in ('recipe', 'timing')} for r in results]}
     CARD.write_text(json.dumps(card, indent=1) + '\n')
-    print(f"shipped: seed {best['seed']}, {shipped['bytes']:,} bytes, test accuracy as shipped {shipped['accuracy']:.2%}")
+    print(f"shipped: seed {best['seed']}, {shipped['bytes']:,} bytes, "
+          f"test accuracy as shipped {shipped['accuracy']:.2%}")
 
 
 if __name__ == '__main__':

@@ -42,7 +42,7 @@ def render():
     pictures = {}
     for number, (name, data) in enumerate(sorted(resources['outputs'].items())):
         path = f'nbs/images/index-{number}.png'
-        text = re.sub(rf'!\[[^\]]*\]\({re.escape(name)}\)', lambda _: f'![{alts[number]}]({path})', text)
+        text = re.sub(rf'!\[[^\]]*\]\({re.escape(name)}\)', lambda _, to=f'![{alts[number]}]({path})': to, text)
         pictures[path] = data
     return re.sub(r'\n(\s*\n)+', '\n\n', text).strip() + '\n', pictures
 
