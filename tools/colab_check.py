@@ -38,7 +38,7 @@ def resolved(requirements, constraints):
     with TemporaryDirectory() as folder:
         fixed, report = Path(folder, 'constraints.txt'), Path(folder, 'report.json')
         fixed.write_text(''.join(f'{name}=={version}\n' for name, version in constraints.items()))
-        command = ['install', '--quiet', '--dry-run', '--ignore-installed', '--only-binary', ':all:', '--python-version',
+        command = ['install', '--quiet', '--dry-run', '--ignore-installed', '--only-binary=:all:', '--python-version',
                    PYTHON, '--target', f'{folder}/target', '--constraint', fixed, '--report', report]
         subprocess.run([sys.executable, '-m', 'pip', *command, *map(str, requirements)], check=True)
         found = [row['metadata'] for row in json.loads(report.read_text())['install']]
@@ -54,7 +54,7 @@ def main():
     free = {name: version for name, version in there.items() if name not in cuda and not name.startswith('nvidia')}
     found = resolved([row for row in rows if row.name not in cuda], free)
     new = sorted(found.keys() - there.keys())
-    print(f'Colab replaces nothing: {len(found) - len(new)} packages are there already, new: {", ".join(new) or "none"}')
+    print(f'Colab replaces nothing: {len(found) - len(new)} packages are there, new: {", ".join(new) or "none"}')
 
 
 if __name__ == '__main__': main()
