@@ -28,6 +28,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
+from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -231,8 +232,8 @@ def _check_data(data):
 # %% ../nbs/00_data.ipynb #ce3c835d
 @patch
 def __getitem__(self: LabeledImages,
-    index: int | slice | Sequence | np.ndarray,  # a position, a slice, a boolean mask or an array of positions
-) -> tuple[np.ndarray, int] | LabeledImages:     # for a position the pair (image, label), otherwise LabeledImages
+    index: int | slice | ArrayLike,           # a position, a slice, a boolean mask or an array of positions
+) -> tuple[np.ndarray, int] | LabeledImages:  # for a position the pair (image, label), otherwise LabeledImages
     "One image with its label, or a selection."
     if not isinstance(index, slice):
         index = np.asarray(index)

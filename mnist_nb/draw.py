@@ -84,8 +84,8 @@ class Reading:
 
 # %% ../nbs/05c_draw.ipynb #45053f38
 def answer_text(
-    probs: np.ndarray,  # probabilities of 0-9, float `(10,)`
-) -> str:               # one sentence
+    probs: Sequence[float] | np.ndarray,  # probabilities of 0-9, float `(10,)`
+) -> str:                                 # one sentence
     "The answer in words, and the rival where there is one."
     first, second = np.argsort(-np.asarray(probs), kind='stable')[:2]  # of equals the smaller digit, as argmax has it
     if probs[first] >= 0.9: return f'Reads as {first} ({probs[first]:.1%}).'

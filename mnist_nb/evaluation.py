@@ -5,7 +5,6 @@
 # %% ../nbs/03_evaluation.ipynb #61ff7788
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
+from numpy.typing import ArrayLike
 
 from .data import MEAN, STD, Batches, LabeledImages
 
@@ -89,8 +89,8 @@ def __len__(self: Predictions) -> int: return len(self.probs)
 # %% ../nbs/03_evaluation.ipynb #5b932228
 @patch
 def __getitem__(self: Predictions,
-    i: slice | Sequence | np.ndarray,  # slice, boolean mask `(n,)`, or positions
-) -> Predictions:                      # `Predictions` about these images
+    i: slice | ArrayLike,  # slice, boolean mask `(n,)`, or positions
+) -> Predictions:          # `Predictions` about these images
     "A part of the predictions."
     if not isinstance(i, slice):
         i = np.asarray(i)
@@ -146,9 +146,9 @@ def accuracy(self: Predictions) -> float:  # share of right predictions, 0-1
 
 # %% ../nbs/03_evaluation.ipynb #783db295
 def wilson_interval(
-    hits: int | np.ndarray | pd.Series,  # how many succeeded, whole number or array, 0 to `n`
-    n: int | np.ndarray | pd.Series,     # out of how many, whole number or array, 1 and up
-    confidence: float = 0.95,            # how often such intervals shall hold the true rate, between 0 and 1
+    hits: ArrayLike,           # how many succeeded, whole number or array, 0 to `n`
+    n: ArrayLike,              # out of how many, whole number or array, 1 and up
+    confidence: float = 0.95,  # how often such intervals shall hold the true rate, between 0 and 1
 ) -> tuple[float, float] | tuple[np.ndarray, np.ndarray]:  # (low, high): fractions 0-1, or arrays of them
     "Wilson's interval for a rate of success that was measured on `n` trials."
     if not 0 < confidence < 1: raise ValueError(f'confidence must lie between 0 and 1, got {confidence}')

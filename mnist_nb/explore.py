@@ -12,7 +12,7 @@ import json
 import struct
 import uuid
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,10 +70,10 @@ def image_text(
 
 # %% ../nbs/05_explore.ipynb #6f1f13ad
 def confidence_bars(
-    probs: np.ndarray,        # probability of each class, float `(n_classes,)`, sums to 1
-    class_names: Iterable,    # name of each class, texts
-    true: int | None = None,  # position of the true class; None where nobody knows it
-) -> str:                     # HTML, a table with a row per class
+    probs: Sequence[float] | np.ndarray,  # probability of each class, float `(n_classes,)`, sums to 1
+    class_names: Iterable,                # name of each class, texts
+    true: int | None = None,              # position of the true class; None where nobody knows it
+) -> str:                                 # HTML, a table with a row per class
     "Ten probabilities as bars, with the answer and the truth marked by words and signs."
     rows, guess = [], np.argmax(probs)
     for i, (prob, name) in enumerate(zip(probs, class_names)):

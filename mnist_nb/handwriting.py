@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
     import torch
@@ -122,8 +123,8 @@ def ink_contrast(
 
 # %% ../nbs/00b_handwriting.ipynb #f1ded89d
 def otsu_threshold(
-    image: np.ndarray,  # grey levels or other numbers, array of any shape, at least one
-) -> float:             # the level that parts them best; above it is the upper group
+    image: ArrayLike,  # grey levels or other numbers, array of any shape, at least one
+) -> float:            # the level that parts them best; above it is the upper group
     "Otsu's threshold: the split that leaves the least variance inside both groups."
     counts, edges = np.histogram(image, bins=256)
     sums = counts * (edges[:-1] + edges[1:]) / 2

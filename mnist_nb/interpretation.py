@@ -5,7 +5,6 @@
 # %% ../nbs/04b_interpretation.ipynb #0e5eb03a
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
 
 from .data import MEAN, STD, LabeledImages, affine
 from .evaluation import accuracy_interval, predict
@@ -69,14 +69,13 @@ def _evaluating(model):
 
 # %% ../nbs/04b_interpretation.ipynb #ca5e2872
 def saliency(
-    model: torch.nn.Module,  # any `nn.Module` that gives logits or log-probabilities `(batch, classes)`
+    model: torch.nn.Module,           # any `nn.Module` that gives logits or log-probabilities `(batch, classes)`
     images: np.ndarray | LabeledImages,  # grey levels 0-255, uint8 `(n, 28, 28)`, or `LabeledImages`
-    # the class asked about, one for all or one per image; None: the predicted class
-    target: int | Sequence[int] | np.ndarray | None = None,
-    batch_size: int = 500,   # images in one gradient computation
-    mean: float = MEAN,      # brightness 0-1 that the model's images were centred on
-    std: float = STD,        # brightness 0-1 that they were divided by
-) -> np.ndarray:             # log-odds gained per unit of brightness (black to white), float32 `(n, 28, 28)`
+    target: ArrayLike | None = None,  # the class asked about, one for all or one per image; None: the predicted class
+    batch_size: int = 500,            # images in one gradient computation
+    mean: float = MEAN,               # brightness 0-1 that the model's images were centred on
+    std: float = STD,                 # brightness 0-1 that they were divided by
+) -> np.ndarray:                      # log-odds gained per unit of brightness (black to white), float32 `(n, 28, 28)`
     "Gradient of one class's log-odds with respect to every pixel."
     images, maps = _as_data(images).images, []
     targets = _as_targets(target, len(images))
@@ -120,8 +119,7 @@ def _squares(size):
 def occlusion(
     model: torch.nn.Module,  # any `nn.Module` that gives logits or log-probabilities `(batch, classes)`
     images: np.ndarray | LabeledImages,  # grey levels 0-255, uint8 `(n, 28, 28)`, or `LabeledImages`
-    # the class asked about, one for all or one per image; None: the predicted class
-    target: int | Sequence[int] | np.ndarray | None = None,
+    target: ArrayLike | None = None,  # the class asked about, one for all or one per image; None: the predicted class
     size: int = 5,           # side of the square, pixels 1-28
     fill: int = 0,           # grey level painted over it, 0-255
     mean: float = MEAN,      # brightness 0-1 that the model's images were centred on
@@ -211,12 +209,11 @@ def embed(
 
 # %% ../nbs/04b_interpretation.ipynb #631b3fe6
 def plot_embedding(
-    points: np.ndarray,      # places on the map, float `(n, 2)`
-    data: LabeledImages,     # the `LabeledImages` they belong to, n of them
-    # dots to ring in black, as a bool mask `(n,)` or positions; None: none
-    marked: np.ndarray | Sequence[int] | None = None,
-    ax: Axes | None = None,  # Axes to draw on; None: a new one
-) -> Axes:                   # the Axes; a map has no units
+    points: np.ndarray,               # places on the map, float `(n, 2)`
+    data: LabeledImages,              # the `LabeledImages` they belong to, n of them
+    marked: ArrayLike | None = None,  # dots to ring in black, as a bool mask `(n,)` or positions; None: none
+    ax: Axes | None = None,           # Axes to draw on; None: a new one
+) -> Axes:                            # the Axes; a map has no units
     "A dot per image, a colour per class, the class's name in the middle of its dots."
     import matplotlib.pyplot as plt
     if np.shape(points) != (len(data), 2):
@@ -289,7 +286,7 @@ def robustness_curve(
     model: torch.nn.Module,    # any `nn.Module` that gives logits or log-probabilities `(batch, classes)`
     data: LabeledImages,       # `LabeledImages` that the model wasn't trained on
     kind: str,                 # a key of `CORRUPTIONS`
-    amounts: float | Sequence[float] | np.ndarray,  # amounts to try, in the unit that `CORRUPTIONS` names
+    amounts: ArrayLike,        # amounts to try, in the unit that `CORRUPTIONS` names
     seed: int = 0,             # of the noise
     confidence: float = 0.95,  # of the interval, fraction 0-1
     mean: float = MEAN,        # brightness 0-1 that the model's images were centred on
