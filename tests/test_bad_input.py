@@ -5,6 +5,7 @@ whatever it likes into the hole. Either the call works, or it raises one of `CLE
 """
 import inspect
 import math
+import traceback
 from pathlib import Path
 
 import matplotlib
@@ -33,6 +34,7 @@ from mnist_nb import (
 )
 from mnist_nb.data import Batches, LabeledImages, load_sample
 
+PACKAGE = Path(data.__file__).parent
 CLEAR = (TypeError, ValueError, OSError, MemoryError)
 SAMPLE = load_sample('test')[:40]
 NET = model.MNISTNet(num_filters=2, hidden_size=4)
@@ -57,6 +59,11 @@ anything = st.recursive(st.one_of(st.none(), numbers, arrays, spoilt, tensors, t
                                                 st.dictionaries(st.text(max_size=4), inner, max_size=2)), max_leaves=4)
 
 
+ALWAYS = [  # what chance alone might leave out of its few examples for a function
+    None, '', [], {}, np.zeros((2, 28, 28), np.uint8), np.zeros((2, 28, 28)), np.arange(3), np.full(3, math.nan), np.array(['7', '1']),
+    torch.zeros(2, 1, 28, 28), torch.arange(3), [np.zeros((28, 28), np.uint8)], SAMPLE, PREDS, READY]
+
+
 def options_of(kind, **fixed):
     "One call per option of a class or function, the rest left as they are."
     names = [name for name in inspect.signature(kind).parameters if name not in fixed and name != 'self']
@@ -68,7 +75,7 @@ CALLS = {
     'data.LabeledImages(images)': lambda x: LabeledImages(x, SAMPLE.labels),
     'data.LabeledImages(labels)': lambda x: LabeledImages(SAMPLE.images, x),
     'data.load_mnist': data.load_mnist, 'data.load_mnist(folder)': lambda x: data.load_mnist(folder=x, download=False),
-    'data.load_sample': data.load_sample, 'data.load_data': lambda x: x in ('auto', 'mnist') or data.load_data(x),
+    'data.load_sample': data.load_sample, 'data.load_data': lambda x: isinstance(x, str) and x in ('auto', 'mnist') or data.load_data(x),
     'data.split_train_valid': data.split_train_valid, 'data.split_train_valid(train_split)': lambda x: data.split_train_valid(SAMPLE, x),
     'data.split_train_valid(seed)': lambda x: data.split_train_valid(SAMPLE, seed=x),
     'data.normalize': data.normalize, 'data.random_affine': data.random_affine, 'data.affine': data.affine,
@@ -122,17 +129,28 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize('name', CALLS)
+NOT_YET = [  # an array or a tensor in the place of a text or a number ends in PyTorch's or NumPy's 'truth value is ambiguous';
+    # and a classifier, which has `batch_size` and `data`, passes for `Batches`
+    'data.load_mnist', 'data.load_mnist(folder)', 'data.load_sample', 'data.Batches(std=)', 'training.pick_device',
+    'training.make_scheduler', 'training.Trainer(train)', 'evaluation.accuracy_interval(confidence)',
+    'analysis.threshold_for(accuracy)', 'interpretation.corrupt(amount)', 'classifier.set_scheduler',
+    'classifier.MNISTClassifier(device=)', 'classifier.MNISTClassifier(mixed_precision=)']
+CASES = [pytest.param(name, marks=[pytest.mark.xfail(strict=True, reason='see NOT_YET')] * (name in NOT_YET)) for name in CALLS]
+
+
+@pytest.mark.parametrize('name', CASES)
 def test_anything_in_the_hole_works_or_is_refused_clearly(name, tally):
-    @settings(max_examples=25, deadline=None, database=None, derandomize=True,
-              suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much])
-    @given(anything)
     def check(value):
         tally('inputs tried on public functions')
         try: CALLS[name](value)
-        except CLEAR as error: assert str(error).strip(), f'{name} raised {type(error).__name__} without a word on {value!r}'
+        except CLEAR as error:
+            assert str(error).strip() and 'ambiguous' not in str(error), f'{name} on {value!r}: {type(error).__name__}: {error}'
+            files = [Path(frame.filename).parent for frame in traceback.extract_tb(error.__traceback__)]
+            assert PACKAGE in files, f'not {name} has refused {value!r}, but its line in CALLS: {error}'
         finally: plt.close('all')
-    check()
+    for value in ALWAYS: check(value)
+    settings(max_examples=25, deadline=None, database=None, derandomize=True,
+             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much])(given(anything)(check))()
 
 
 ROOMS = [analysis, checkpoints, classifier, data, evaluation, handwriting, interpretation, model, training]

@@ -8,27 +8,21 @@ import math
 import os
 import re
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
 import threading
 from importlib.util import find_spec
-from pathlib import Path
 
 import nbformat
 import pytest
+from helpers import CHROMIUM, ROOT, SHOTS, needs_browser
 
-ROOT = Path(__file__).resolve().parents[1]
-CHROMIUM = next(filter(None, map(shutil.which, ['chromium', 'chromium-browser', 'google-chrome'])), None)
-WANTING = [name for name, found in {
+pytestmark = needs_browser(**{
     'MNIST_NB_BROWSER=1 in the environment': os.environ.get('MNIST_NB_BROWSER') == '1',
-    'JupyterLab': find_spec('jupyterlab'), 'Playwright': find_spec('playwright'), 'anywidget': find_spec('anywidget'),
-    'a Chromium on the PATH': CHROMIUM}.items() if not found]
-pytestmark = pytest.mark.skipif(bool(WANTING), reason=f"a browser test; wanting: {', '.join(WANTING)}")
+    'JupyterLab': find_spec('jupyterlab'), 'anywidget': find_spec('anywidget')})
 
 PATIENCE = 300_000  # milliseconds: two slow cores, busy with other things
-SHOTS = os.environ.get('MNIST_NB_SHOTS')  # a folder: keep pictures of the screen there
 QUIET = {'notebook-extension/tracker': {'windowingMode': 'none', 'autoStartDefaultKernel': True},  # every cell is on the page, also below the fold
          'apputils-extension/notification': {'fetchNews': 'false', 'checkForUpdates': False}}
 

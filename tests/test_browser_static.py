@@ -1,34 +1,21 @@
 """The static twins, opened from disk in a real browser without kernel, server or network, and clicked."""
-import os
-import shutil
-from importlib.util import find_spec
-
 import numpy as np
 import pytest
+from helpers import CHROMIUM, NASTY, SHOTS, made_up_preds, needs_browser
 
 from mnist_nb.data import LabeledImages
-from mnist_nb.evaluation import Predictions, confusion_matrix
+from mnist_nb.evaluation import confusion_matrix
 from mnist_nb.explore import BrowserState, browser_twin, confidence_bars, find_images, image_text, save_static
 from mnist_nb.mistakes import error_twin, worst_cell
 
-CHROMIUM = next(filter(None, map(shutil.which, ['chromium', 'chromium-browser', 'google-chrome'])), None)
-WANTING = [name for name, found in {'Playwright (pip install playwright)': find_spec('playwright'),
-                                    'a Chromium on the PATH': CHROMIUM}.items() if not found]
-pytestmark = pytest.mark.skipif(bool(WANTING), reason=f"a browser test; wanting: {', '.join(WANTING)}")
-
-SHOTS = os.environ.get('MNIST_NB_SHOTS')  # a folder: keep pictures of the screen there
-NASTY = '</script><img src=x onerror=alert(1)>'
+pytestmark = needs_browser()
 
 
 @pytest.fixture(scope='module')
 def preds():
     "Made up, with a class whose name would be a program if it weren't text; each image is one grey, which says which it is."
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 10, 400)
-    logits = rng.normal(size=(400, 10)) + 3 * np.eye(10)[labels]
-    probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     images = np.repeat(17 * (np.arange(400) % 16), 28 * 28).reshape(-1, 28, 28).astype(np.uint8)
-    return Predictions(LabeledImages(images, labels, 'made up', (NASTY, *'123456789')), probs.astype(np.float32))
+    return made_up_preds(400, names=(NASTY, *'123456789'), images=images)
 
 
 @pytest.fixture(scope='module')

@@ -8,8 +8,6 @@ import inspect
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import ROOT, python
 from torch import nn
 
 import mnist_nb
@@ -28,7 +27,6 @@ from mnist_nb.evaluation import class_report
 from mnist_nb.model import MNISTNet, count_parameters, layer_table
 
 matplotlib.use('Agg')
-ROOT = Path(__file__).resolve().parents[1]
 CARD = (Path(__file__).parent / 'mnist-classifier-card.txt').read_text(encoding='utf-8')
 DEFAULTS = {name: p.default for name, p in inspect.signature(MNISTClassifier).parameters.items()}
 
@@ -77,8 +75,8 @@ def settings(code):
 def run_script(code, run):
     "`python mnist_classifier.py` -> the card's lines."
     assert code == 'python mnist_classifier.py'
-    command = [sys.executable, ROOT / 'mnist_nb.py', 'train', '--data', 'sample', '--epochs', '2', '--num-filters', '8']
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, 'TQDM_DISABLE': '1'})
+    command = ROOT / 'mnist_nb.py', 'train', '--data', 'sample', '--epochs', '2', '--num-filters', '8'
+    done = python(*command, cwd=ROOT, env={**os.environ, 'TQDM_DISABLE': '1'})
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert re.fullmatch(r'Epoch 1/2: Train Loss: \d+\.\d{3}, Val Acc: \d+\.\d%', lines[-3]), done.stdout
@@ -202,8 +200,7 @@ def test_code_block(code, heading, run):
 
 def test_the_script_does_not_hide_the_package():
     "From the root, where mnist_nb.py lies too, `import mnist_nb` is the package."
-    found = subprocess.run([sys.executable, '-c', 'import mnist_nb; print(mnist_nb.__file__, mnist_nb.__version__)'],
-                           cwd=ROOT, capture_output=True, text=True).stdout.split()
+    found = python('-c', 'import mnist_nb; print(mnist_nb.__file__, mnist_nb.__version__)', cwd=ROOT).stdout.split()
     assert Path(found[0]) == ROOT / 'mnist_nb' / '__init__.py' and found[1] == mnist_nb.__version__
 
 

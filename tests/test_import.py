@@ -1,11 +1,8 @@
 """`import mnist_nb` is light: names load on first use, and heavy libraries only where they are used."""
-import subprocess
-import sys
-import time
-
 import pytest
+from helpers import python_code
 
-HEAVY = ['torchvision', 'matplotlib', 'ipywidgets', 'anywidget', 'sklearn', 'scipy', 'pandas', 'PIL', 'tqdm', 'IPython']
+HEAVY = ['torchvision', 'matplotlib', 'ipywidgets', 'anywidget', 'traitlets', 'sklearn', 'scipy', 'pandas', 'PIL', 'tqdm', 'IPython']
 BLOCK = f"""
 import sys
 class Block:
@@ -15,17 +12,10 @@ sys.meta_path.insert(0, Block())
 """
 
 
-def python(code):
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def test_the_top_names_load_on_first_use():
-    out = python("import sys, mnist_nb; print('torch' in sys.modules, sorted(mnist_nb.__all__), mnist_nb.__version__);"
-                 "mnist_nb.MNISTNet; print('torch' in sys.modules)")
-    assert out.splitlines()[0].startswith("False ['MNISTClassifier', 'MNISTNet', 'load_mnist'] ")
-    assert out.splitlines()[1] == 'True'
+def test_import_loads_nothing_but_the_package_until_a_name_is_used():
+    out = python_code("import sys; before = set(sys.modules); import mnist_nb; print(sorted(set(sys.modules) - before));"
+                      "mnist_nb.MNISTNet; print('torch' in sys.modules, 'mnist_nb.model' in sys.modules, 'mnist_nb.data' in sys.modules)")
+    assert out.splitlines() == ["['mnist_nb']", 'True True False']
 
 
 def test_an_unknown_name_is_an_attribute_error():
@@ -36,21 +26,9 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_everything_imports_without_the_heavy_libraries():
     rooms = 'data handwriting model training checkpoints evaluation analysis interpretation explore mistakes draw classifier cli'.split()
-    python(BLOCK + f"import importlib\nfor room in {rooms}: importlib.import_module('mnist_nb.' + room)")
+    python_code(BLOCK + f"import importlib\nfor room in {rooms}: importlib.import_module('mnist_nb.' + room)")
 
 
 def test_prediction_needs_no_plotting_or_vision_library():
-    python(BLOCK + "import numpy as np\nfrom mnist_nb import MNISTClassifier\n"
+    python_code(BLOCK + "import numpy as np\nfrom mnist_nb import MNISTClassifier\n"
                    "assert MNISTClassifier.pretrained().predict(np.eye(28, dtype=np.uint8) * 255) in range(10)")
-
-
-def test_import_costs(capsys):
-    "Printed, not asserted: what the front door costs over `import torch`, median of five."
-    def seconds(code):
-        times = []
-        for _ in range(5):
-            start = time.perf_counter(); python(code); times.append(time.perf_counter() - start)
-        return sorted(times)[2]
-    torch = seconds('import torch')
-    ours = seconds('import torch, mnist_nb; mnist_nb.MNISTClassifier')
-    with capsys.disabled(): print(f'\nimport torch {torch:.2f} s; mnist_nb and MNISTClassifier on top {ours - torch:+.2f} s')
