@@ -162,7 +162,8 @@ def test_links_between_notebooks_lead_somewhere(path):
 
 def test_no_secret_of_a_machine():
     "No path of somebody's machine is in what we commit."
-    listed = subprocess.run(['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    if not (ROOT / '.git').exists(): pytest.skip('only a checkout knows what is committed')
+    listed = subprocess.run(['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     for name in listed:
         path = ROOT / name
         if path.suffix in {'.png', '.pt'} or not path.is_file() or path == Path(__file__).resolve(): continue
