@@ -15,18 +15,21 @@ import secrets
 import shutil
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from .training import Trainer, check_weights, plain
+from .training import Callback, History, Trainer, random_numbers
 
 # %% auto #0
-__all__ = ['FORMAT', 'VERSION', 'KINDS', 'UPGRADES', 'temporary_beside', 'write_atomic', 'check_writable', 'digest', 'save_file',
-           'load_file', 'save_weights', 'load_weights', 'load_config', 'save_checkpoint', 'load_checkpoint']
+__all__ = ['FORMAT', 'VERSIONS', 'temporary_beside', 'write_atomic', 'check_writable', 'plain', 'digest', 'save_file',
+           'load_file', 'save_weights', 'check_weights', 'load_weights', 'load_config', 'save_checkpoint', 'Checkpoint',
+           'load_checkpoint']
 
 # %% ../nbs/02b_checkpoints.ipynb #b762e9fc
 def _target(path):
@@ -103,6 +106,22 @@ def check_writable(
     size = 1 if model is None else sum(4 * value.nbytes + 4096 for value in model.state_dict().values()) + 2**16
     with temporary_beside(path, bytes(size)): pass
 
+# %% ../nbs/02b_checkpoints.ipynb #21d73568
+def plain(
+    value: Any,  # nested dicts, lists and tuples of numbers, texts, arrays and tensors
+) -> Any:        # the same: tensors copied to the CPU, NumPy's numbers as Python's
+    "An independent copy that holds only what `torch.load(weights_only=True)` accepts."
+    if isinstance(value, torch.Tensor): return value.detach().to('cpu', copy=True)
+    if isinstance(value, np.ndarray): return torch.from_numpy(value.copy())
+    if isinstance(value, np.generic): return value.item()
+    if isinstance(value, dict):
+        copy = {plain(key): plain(item) for key, item in value.items()}
+        return Counter(copy) if isinstance(value, Counter) else copy  # MultiStepLR counts its milestones
+    if isinstance(value, (list, tuple)): return type(value)([plain(item) for item in value])
+    if value is None or type(value) in (bool, int, float, str): return value
+    raise TypeError('a file holds only tensors, numbers, texts, lists and dicts, '
+                    f'got {type(value).__name__} {value!r:.60}')
+
 # %% ../nbs/02b_checkpoints.ipynb #47490aaa
 def digest(
     content: Any,  # nested dicts, lists and tuples of tensors, numbers and texts
@@ -128,7 +147,7 @@ def digest(
     return sha.hexdigest()
 
 # %% ../nbs/02b_checkpoints.ipynb #ed98b600
-FORMAT, VERSION, KINDS = 'mnist_nb', 1, ('weights', 'checkpoint')
+FORMAT, VERSIONS = 'mnist_nb', {'weights': 1, 'checkpoint': 2}  # kind of file -> version of its content
 
 # %% ../nbs/02b_checkpoints.ipynb #de0cabbc
 def save_file(
@@ -137,9 +156,9 @@ def save_file(
     kind: str,         # 'weights' or 'checkpoint'
 ) -> None:
     "Write content with its format, version and fingerprint, all or nothing."
-    if kind not in KINDS: raise ValueError(f'kind must be one of {KINDS}, got {kind!r}')
+    if kind not in VERSIONS: raise ValueError(f'kind must be one of {[*VERSIONS]}, got {kind!r}')
     content, buffer = plain(content), io.BytesIO()
-    torch.save({'format': FORMAT, 'kind': kind, 'version': VERSION,
+    torch.save({'format': FORMAT, 'kind': kind, 'version': VERSIONS[kind],
                 'sha256': digest(content), 'content': content}, buffer)
     write_atomic(buffer.getbuffer(), path)
 
@@ -180,9 +199,6 @@ def _unpickle(data, path):
         reason = f'it asks for {asked[1]}, which is code' if asked else f'{type(error).__name__} while reading'
         raise ValueError(f'{path} is damaged or hostile: {reason}. Nothing of it was run or loaded') from error
 
-# %% ../nbs/02b_checkpoints.ipynb #0acf17a6
-UPGRADES = {}  # version -> function that turns content of that version into content of the next
-
 # %% ../nbs/02b_checkpoints.ipynb #304fbade
 def _check_size(content, most):
     "Raise where content has more parts and bytes than the file that it came from."
@@ -198,29 +214,26 @@ def _check_size(content, most):
 
 # %% ../nbs/02b_checkpoints.ipynb #5f890c70
 def _verified(file, path, kind, size):
-    "The content of a file that was read, if it is what it says, brought to our version."
+    "The content of a file that was read, if it is what it says."
     needed = {'format', 'kind', 'version', 'sha256', 'content'}
     known = (isinstance(file, dict) and needed <= file.keys()
              and all(type(file[key]) is str for key in ('format', 'kind', 'sha256')))
-    if not known or file['format'] != FORMAT or file['kind'] not in KINDS:
+    if not known or file['format'] != FORMAT or file['kind'] not in VERSIONS:
         raise ValueError(f'{path} was not written by mnist_nb. A plain state dict? Then load it with '
                          f'torch.load(path, weights_only=True) into a model, and use save_weights(model, path)')
     if file['kind'] != kind:
         use = {'weights': 'a model to predict with', 'checkpoint': 'a training to go on with'}
         raise ValueError(f'{path} holds {file["kind"]}, not {kind}: it is {use[file["kind"]]}, not {use[kind]}')
-    version, content = file['version'], file['content']
-    if type(version) is not int or version > VERSION:
-        raise ValueError(f'{path} has format version {version!r}, this mnist_nb knows up to {VERSION}: update it')
+    if file['version'] != VERSIONS[kind]:
+        raise ValueError(f'{path} has format version {file["version"]!r} and this mnist_nb reads version {VERSIONS[kind]} '
+                         f'of {kind}: use the mnist_nb that wrote it, or train again')
+    content = file['content']
     try:
         _check_size(content, size)
         intact = digest(content) == file['sha256']
     except Exception: intact = False
     if not intact:
         raise ValueError(f'{path} is damaged: its content does not have its fingerprint; take an older copy')
-    while version < VERSION:
-        if version not in UPGRADES:
-            raise ValueError(f'{path} has format version {version}, which mnist_nb no longer reads')
-        version, content = version + 1, UPGRADES[version](content)
     return content
 
 # %% ../nbs/02b_checkpoints.ipynb #964f5ed8
@@ -229,7 +242,7 @@ def load_file(
     kind: str,         # 'weights' or 'checkpoint'
 ) -> Any:              # the content
     "Read content back, or say what is wrong with the file."
-    if kind not in KINDS: raise ValueError(f'kind must be one of {KINDS}, got {kind!r}')
+    if kind not in VERSIONS: raise ValueError(f'kind must be one of {[*VERSIONS]}, got {kind!r}')
     path = Path(path)
     data = _read_bytes(path)
     _check_archive(data, path)
@@ -249,6 +262,27 @@ def save_weights(
     weights = {name: value.to(dtype) if dtype and value.is_floating_point() else value
                for name, value in model.state_dict().items()}
     save_file({'model': weights, 'config': dict(config or {})}, path, 'weights')
+
+# %% ../nbs/02b_checkpoints.ipynb #04fe01a5
+def check_weights(
+    model: torch.nn.Module,         # nn.Module that should take them
+    weights: Any,                   # a state dict, if it is right
+) -> None:
+    "Raise unless these are weights for a model of this architecture."
+    if not isinstance(weights, dict):
+        raise ValueError(f'weights must be a dict of tensors, got {type(weights).__name__}')
+    def form(
+        value: Any,  # a tensor, or None where there is none of this name
+    ) -> str:        # what has to agree, in words
+        "Shape and kind of a weight."
+        if not isinstance(value, torch.Tensor): return 'is missing'
+        return f'has the shape {tuple(value.shape)}' + ('' if value.is_floating_point() else ' of whole numbers')
+    ours = model.state_dict()
+    for name in [*ours, *weights]:
+        here, there = form(ours.get(name)), form(weights.get(name))
+        if here != there:
+            raise ValueError(f'the weights are of another architecture: {name} {there} there and {here} in this '
+                             f'model. Build the model as it was when they were saved')
 
 # %% ../nbs/02b_checkpoints.ipynb #f8f74404
 def load_weights(
@@ -284,12 +318,39 @@ def load_config(
 
 # %% ../nbs/02b_checkpoints.ipynb #61422bc8
 def save_checkpoint(
-    trainer: Trainer,                      # Trainer, between two epochs
+    trainer: Trainer,                      # as of its last finished epoch
     path: str | Path,                      # file to write; the older one stays until the last moment
     config: dict[str, Any] | None = None,  # dict of numbers and texts to keep with it
 ) -> None:
     "Write all that training needs to go on."
-    save_file({'trainer': trainer.state_dict(), 'config': dict(config or {})}, path, 'checkpoint')
+    save_file({'trainer': trainer.state, 'config': dict(config or {})}, path, 'checkpoint')
+
+# %% ../nbs/02b_checkpoints.ipynb #e99a948e
+class Checkpoint(Callback):
+    "Writes the state of a run to a file after each epoch."
+    def __init__(self,
+        path: str | Path,                      # file to write
+        config: dict[str, Any] | None = None,  # dict of numbers and texts to keep with it
+    ) -> None: self.path, self.config = path, config
+
+    def after_epoch(self,
+        trainer: Trainer,
+    ) -> None: save_checkpoint(trainer, self.path, self.config)
+
+# %% ../nbs/02b_checkpoints.ipynb #6971fbc5
+def _check_state(trainer, state):
+    "Raise unless a trainer of this form can continue from `state`."
+    needed = {'model', 'optimizer', 'scaler', 'best_weights', 'history', 'random_state', 'amp_dtype'}
+    missing = sorted(needed - state.keys()) if isinstance(state, dict) else 'everything'
+    if missing: raise ValueError(f'this is not the state of a Trainer: it lacks {missing}')
+    for weights in (state['model'], state['best_weights']): check_weights(trainer.model, weights)
+    history = state['history']
+    lists = list(history.values()) if isinstance(history, dict) and history.keys() == vars(History()).keys() else [None]
+    if not all(isinstance(values, list) and len(values) == len(lists[0]) and all(type(value) is float for value in values)
+               for values in lists):
+        raise ValueError('this state does not fit the trainer: its history has not one number for each epoch')
+    if ('scheduler' in state) != (trainer.scheduler is not None):
+        raise ValueError('this state does not fit the trainer: one has a scheduler, the other has none')
 
 # %% ../nbs/02b_checkpoints.ipynb #1819c59e
 def load_checkpoint(
@@ -298,5 +359,13 @@ def load_checkpoint(
 ) -> dict[str, Any]:   # the config that was saved with it, a dict
     "Take over the run of a file; if that is impossible, say why and change nothing."
     state, config = _unpacked(load_file(path, 'checkpoint'), 'trainer', path)
-    with _naming(path): trainer.load_state_dict(state)
+    before = trainer.state
+    with _naming(path):
+        _check_state(trainer, state)
+        try:
+            with random_numbers(state['random_state']): pass  # raises where a generator refuses its state
+            trainer.load_state_dict(state)
+        except Exception as error:
+            trainer.load_state_dict(before)
+            raise ValueError(f'this state does not fit the trainer ({type(error).__name__}: {error})') from error
     return config

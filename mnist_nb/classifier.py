@@ -6,8 +6,12 @@
 from __future__ import annotations
 
 import json
+import math
+import zlib
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict
+from functools import partial
 from inspect import signature
 from math import inf
 from numbers import Integral, Number
@@ -20,13 +24,14 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
+from torch.optim import lr_scheduler
 
 from . import checkpoints, evaluation
 from .data import MEAN, STD, Batches, LabeledImages, load_data, normalize, plot_images, split_train_valid
 from .handwriting import prepare_image
 from .model import MNISTNet, count_parameters
-from .training import (EarlyStopping, History, Trainer, autocast_dtype, in_words, make_scheduler, pick_device,
-                               plot_history, random_state, set_random_state, set_seed)
+from .training import (Callback, EarlyStopping, History, Trainer, autocast_dtype, pick_device, plot_history,
+                               random_numbers)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,8 +41,8 @@ if TYPE_CHECKING:
 Images: TypeAlias = 'str | Path | Image.Image | np.ndarray | torch.Tensor | LabeledImages | list | tuple'
 
 # %% auto #0
-__all__ = ['Images', 'PRETRAINED', 'check_options', 'MNISTClassifier', 'check_model', 'image_batch', 'accuracy_results',
-           'training_cost']
+__all__ = ['Images', 'SCHEDULERS', 'PRETRAINED', 'check_options', 'MNISTClassifier', 'check_model', 'image_batch',
+           'make_scheduler', 'in_words', 'accuracy_results', 'training_cost']
 
 # %% ../nbs/06_classifier.ipynb #1a4a3822
 def _whole(least):
@@ -77,9 +82,7 @@ def check_options(
 def _try_out(batches):
     "Refuse a transform or augment whose images no network here can take; warn of another normalisation."
     if not (batches.transform or batches.augment): return
-    before = random_state()
-    try: black = batches.prepare(torch.arange(len(_BLANK)))
-    finally: set_random_state(before)
+    with random_numbers(): black = batches.prepare(torch.arange(len(_BLANK)))
     name = 'transform' if batches.transform else 'augment'
     if black.shape[1:] != (1, 28, 28) or not black.isfinite().all():
         raise ValueError(f'{name} made {tuple(black.shape[1:])} of a black image, with values from {black.min():g} to '
@@ -247,6 +250,39 @@ def splits(self: MNISTClassifier) -> dict[str, LabeledImages]:  # dict of `Label
         self.parts = {'train': train, 'valid': valid, 'test': test}
     return self.parts
 
+# %% ../nbs/06_classifier.ipynb #362a398c
+SCHEDULERS = sorted(name for name, kind in vars(lr_scheduler).items() if isinstance(kind, type)
+                    and issubclass(kind, lr_scheduler.LRScheduler) and not name.endswith('LRScheduler'))
+
+# %% ../nbs/06_classifier.ipynb #7d6b2fad
+def _fill_in(name, options, epochs, steps_per_epoch, learning_rate):
+    "Options that were left open and follow from the run: the length of a schedule, and its peak."
+    open_ones = {'CosineAnnealingLR': {'T_max': epochs}, 'PolynomialLR': {'total_iters': epochs},
+                 'OneCycleLR': {'max_lr': learning_rate, 'total_steps': epochs * steps_per_epoch}}.get(name, {})
+    if {'epochs', 'steps_per_epoch'} & options.keys(): open_ones.pop('total_steps', None)
+    return {key: value for key, value in open_ones.items() if key not in options}
+
+# %% ../nbs/06_classifier.ipynb #3e60927e
+def make_scheduler(
+    name: str,                         # class in torch.optim.lr_scheduler, such as 'StepLR'
+    optimizer: torch.optim.Optimizer,  # whose learning rate it will move
+    epochs: int,                       # length of the run
+    steps_per_epoch: int,              # batches in an epoch
+    /, **options: Any,                 # for the scheduler, such as step_size=5
+) -> Any:                              # the scheduler
+    "A learning-rate scheduler by name; a missing length is filled in."
+    if not isinstance(name, str) or name not in SCHEDULERS:
+        raise ValueError(f'unknown scheduler {name!r}; torch.optim.lr_scheduler has {", ".join(SCHEDULERS)}')
+    full = options | _fill_in(name, options, epochs, steps_per_epoch, optimizer.defaults['lr'])
+    try:
+        if 'schedulers' in options:
+            full['schedulers'] = [make_scheduler(part, optimizer, epochs, steps_per_epoch, **its)
+                                  for part, its in options['schedulers']]
+        return getattr(lr_scheduler, name)(optimizer=optimizer, **full)
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f'scheduler {name} cannot work with the options {options or "(none)"}: {error}; '
+                         f'see help(torch.optim.lr_scheduler.{name})') from error
+
 # %% ../nbs/06_classifier.ipynb #5a10feba
 @patch
 def set_scheduler(self: MNISTClassifier,
@@ -262,8 +298,23 @@ def set_scheduler(self: MNISTClassifier,
 # %% ../nbs/06_classifier.ipynb #176454bd
 _LEARNING = (  # what must agree to go on with a training
     'network batch_size dropout1 dropout2 hidden_size learning_rate normalize_mean normalize_std num_filters '
-    'scheduler scheduler_options seed train_split transform augment').split()
+    'scheduler scheduler_options '
+    'seed train_split transform augment training_images validation_images').split()
 _PREDICTING = 'network hidden_size num_filters normalize_mean normalize_std'.split()  # what must agree to use weights
+
+# %% ../nbs/06_classifier.ipynb #b3b05a46
+def in_words(
+    value: Any,  # an option: numbers, texts, functions, nested in dicts, lists, tuples and sets
+) -> Any:        # the same in plain values
+    "Settings as they can be written down and compared: functions by their names, sets and ranges as lists."
+    if isinstance(value, dict): return {key: in_words(item) for key, item in value.items()}
+    if isinstance(value, (set, frozenset, range)): return sorted(map(in_words, value))
+    if isinstance(value, (np.ndarray, np.generic)): return value.tolist()
+    if isinstance(value, (list, tuple)): return type(value)(map(in_words, value))
+    if isinstance(value, partial):
+        arguments = [*map(repr, value.args), *(f'{key}={item!r}' for key, item in value.keywords.items())]
+        return f'{in_words(value.func)}({", ".join(arguments)})'
+    return getattr(value, '__name__', type(value).__name__) if callable(value) else value
 
 # %% ../nbs/06_classifier.ipynb #37193c6e
 @patch(as_prop=True)
@@ -277,35 +328,58 @@ def recipe(self: MNISTClassifier) -> dict[str, Any]:  # dict: option -> value, p
             'scheduler_options': in_words(self.scheduler_options),
             **{name: in_words(function) for name, function in given.items()}}
 
+# %% ../nbs/06_classifier.ipynb #c2be826d
+class _NearChance(Callback):
+    "Warns, once, if the model knows little more than which class is the most frequent."
+    def after_epoch(self, trainer: Trainer) -> None:
+        history, labels = trainer.history, trainer.valid_dl.data.labels
+        if len(history) != max(2, math.ceil(100 / len(trainer.train_dl))): return
+        guessing, accuracy, rate = np.bincount(labels).max() / len(labels), history.val_accuracy[-1], history.learning_rate[0]
+        if accuracy < guessing + 0.1 * (1 - guessing):
+            warn(f'after {len(history)} epochs the validation accuracy is {accuracy:.1%}; always naming the most frequent '
+                 f'class would give {guessing:.1%}. Probably learning_rate={rate:g} does not fit: try {rate / 10:g}, or '
+                 f'{rate * 10:g} if the loss falls, but slowly', stacklevel=5)
+
 # %% ../nbs/06_classifier.ipynb #8dfb0b38
 @patch
-def new_trainer(self: MNISTClassifier) -> Trainer:  # a `Trainer` at epoch 0; the model is not touched yet
+def new_trainer(self: MNISTClassifier) -> Trainer:  # a `Trainer` at epoch 0, for the weights that the model has now
     "The training that the options describe."
     splits, common = self.splits(), dict(device=self.device, mean=self.normalize_mean, std=self.normalize_std)
-    return Trainer(
-        self.model,
-        Batches(splits['train'], self.batch_size, shuffle=True, augment=self.augment, transform=self.transform,
-                **common),
-        Batches(splits['valid'], 1000, **common),
-        learning_rate=self.learning_rate, scheduler=self.scheduler, scheduler_options=self.scheduler_options,
-        patience=self.patience, min_delta=self.min_delta, device=self.device, mixed_precision=self.mixed_precision)
+    train_dl = Batches(splits['train'], self.batch_size, shuffle=True, augment=self.augment, transform=self.transform,
+                       **common)
+    schedule = lambda optimizer: make_scheduler(self.scheduler, optimizer, self.epochs, len(train_dl),
+                                                **self.scheduler_options)
+    return Trainer(self.model, train_dl, Batches(splits['valid'], 1000, **common),
+                   partial(torch.optim.Adam, lr=self.learning_rate), schedule if self.scheduler else None,
+                   amp_dtype=autocast_dtype(self.device, self.mixed_precision), seed=self.seed)
+
+# %% ../nbs/06_classifier.ipynb #16e42516
+@patch
+def _run(self: MNISTClassifier):
+    "The recipe of a training, and checksums of its images."
+    checksum = lambda data: f'{len(data):,} images {zlib.crc32(data.images, zlib.crc32(data.labels)):08x}'
+    splits = self.splits()
+    return {**self.recipe, 'training_images': checksum(splits['train']), 'validation_images': checksum(splits['valid'])}
 
 # %% ../nbs/06_classifier.ipynb #f64f1575
 @patch
 def begin(self: MNISTClassifier) -> None:
-    "Go back to the first weights and the first random numbers, at epoch 0."
-    trainer = self.new_trainer()
-    trainer.check(self.epochs)  # whatever is refused is refused before the trained weights are gone
+    "Go back to the initial weights and the first random numbers, at epoch 0."
+    before = deepcopy(self.model.state_dict())
     self.model.load_state_dict(self.start_weights)
-    set_seed(self.seed)
-    self.trainer, self.trainer_recipe, self.history = trainer, self.recipe, trainer.history
+    try:
+        trainer = self.new_trainer()
+        trainer.check_length(self.epochs)
+    except BaseException:
+        self.model.load_state_dict(before)
+        raise
+    self.trainer, self.trainer_recipe, self.history = trainer, self._run(), trainer.history
 
 # %% ../nbs/06_classifier.ipynb #64e2e618
 @patch(as_prop=True)
 def unfinished(self: MNISTClassifier) -> bool:  # True: a training has begun and has epochs left to run
     "Is there something to go on with?"
-    n = len(self.history) if self.trainer else 0
-    return 0 < n < self.epochs and not self.trainer.early_stopping.stopped
+    return self.trainer is not None and len(self.history) > 0 and not self.trainer.finished(self.epochs)
 
 # %% ../nbs/06_classifier.ipynb #b657cc78
 @patch
@@ -323,13 +397,13 @@ def train(self: MNISTClassifier,
         elif resume and self.trainer is None:
             raise FileNotFoundError(f'{checkpoint} is not there, so there is nothing to go on with: '
                                     'check its name, or begin anew')
-    if self.trainer:  # how long to go on may be chosen anew
-        chosen, stopping = EarlyStopping(self.patience, self.min_delta), self.trainer.early_stopping
-        stopping.patience, stopping.min_delta = chosen.patience, chosen.min_delta
+    patience = [EarlyStopping(self.patience, self.min_delta)] if self.patience else []
+    if self.trainer: self.trainer.callbacks = patience  # how long to go on may be chosen anew
     if not (self.unfinished if resume is None else resume): self.begin()
     else: self.say_resume()
-    save = None if checkpoint is None else lambda trainer: self.save_checkpoint(checkpoint)
-    try: self.trainer.fit(self.epochs, on_epoch=save)
+    files = [checkpoints.Checkpoint(checkpoint, {'recipe': self.trainer_recipe})] if checkpoint is not None else []
+    self.trainer.callbacks = [*patience, _NearChance(), *files]
+    try: self.trainer.fit(self.epochs)
     finally: self.history = self.trainer.history
     if self.trainer.interrupted: print('Training again goes on from here; with resume=False it begins anew.')
     return self.history
@@ -339,11 +413,13 @@ def train(self: MNISTClassifier,
 def say_resume(self: MNISTClassifier) -> None:
     "Say where training goes on; refuse where it can't."
     if self.trainer is None: raise ValueError('there is nothing to go on with: train() first, or load_checkpoint(path)')
-    _check_same(self.trainer_recipe, self.recipe, _LEARNING, 'the training that was begun',
-                'set them back, or begin anew with resume=False')
-    n, early = len(self.history), self.trainer.early_stopping.stopped
+    begun, n = self.trainer_recipe, len(self.history)
+    _check_same(begun, self._run(), _LEARNING, 'the training that was begun', 'set them back, or begin anew with resume=False')
+    if self.epochs > begun['epochs'] and _fill_in(self.scheduler, self.scheduler_options, 1, 1, 1).keys() - {'max_lr'}:
+        raise ValueError(f'this {self.scheduler} was laid out for {begun["epochs"]} epochs and cannot go on to '
+                         f'{self.epochs}: train up to that, or begin anew with resume=False')
     if self.unfinished: print(f'Going on after epoch {n} of {self.epochs}.')
-    elif n: print(f'Nothing left to train: {"stopped early after" if early else "done with all"} {n} epochs.')
+    elif n: print(f'Nothing left to train: {"done with all" if n >= self.epochs else "stopped early after"} {n} epochs.')
 
 # %% ../nbs/06_classifier.ipynb #3421a283
 def _check_same(theirs, ours, names, source, way_out):
@@ -454,11 +530,11 @@ def load_checkpoint(self: MNISTClassifier,
 ) -> None:
     "Take over a training from a file; if it is another one, say why and change nothing."
     recipe = checkpoints.load_config(path, 'checkpoint').get('recipe', {})
-    _check_same(recipe, self.recipe, _LEARNING, path,
+    _check_same(recipe, self._run(), _LEARNING, path,
                 'give it these options, or begin anew (resume=False, --no-resume)')
     trainer = self.new_trainer()
     checkpoints.load_checkpoint(trainer, path)
-    self.trainer, self.trainer_recipe, self.history = trainer, self.recipe, trainer.history
+    self.trainer, self.trainer_recipe, self.history = trainer, recipe, trainer.history
 
 # %% ../nbs/06_classifier.ipynb #6cc821bf
 @patch

@@ -12,6 +12,7 @@ from torch import nn
 
 from mnist_nb.data import MEAN, STD, LabeledImages
 from mnist_nb.evaluation import Predictions
+from mnist_nb.training import Callback
 
 ROOT = Path(__file__).resolve().parents[1]
 NASTY = '</script><img src=x onerror=alert(1)><b>"&'  # a class name that would be a program if it weren't text
@@ -63,6 +64,12 @@ class Recorder(nn.Module):
     def forward(self, images):
         self.shown.append((self.training, images.clone()))
         return self.linear(images.flatten(1))
+
+
+class AfterEpoch(Callback):
+    "Calls a function with the trainer after each epoch."
+    def __init__(self, act): self.act = act
+    def after_epoch(self, trainer): self.act(trainer)
 
 
 def made_up_preds(n=500, seed=0, names=tuple('0123456789'), sharpness=3.0, images=None):

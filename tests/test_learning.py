@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Recorder, numbered, numbers, same_weights
+from helpers import AfterEpoch, numbered, numbers, Recorder, same_weights
 from PIL import Image
 from torch import nn
 from torch.optim import lr_scheduler
@@ -18,7 +18,7 @@ from mnist_nb.classifier import MNISTClassifier, image_batch
 from mnist_nb.data import MEAN, STD, Batches, load_data, normalize, random_affine, split_train_valid
 from mnist_nb.evaluation import predict
 from mnist_nb.model import MNISTNet
-from mnist_nb.training import Trainer
+from mnist_nb.training import EarlyStopping, Trainer
 
 SAMPLE = load_data('sample')
 SMALL = dict(num_filters=8, hidden_size=32, batch_size=32, learning_rate=0.003, device='cpu')
@@ -280,15 +280,15 @@ def test_the_rate_at_every_step_is_that_of_pytorchs_own_scheduler(name, options)
 
 # ------------------------------------------------------------------------------------- best weights, early stopping
 
-def follow(monkeypatch, scores, **options):
+def follow(monkeypatch, scores, *callbacks):
     "Train while validation gives these accuracies (or pairs: accuracy, loss); the trainer, and its weights by epoch."
     scores, by_epoch = iter([(score, 1.0) if isinstance(score, float) else score for score in scores]), []
     monkeypatch.setattr(Trainer, 'validate', lambda self: next(scores)[::-1])
     torch.manual_seed(0)
     train, valid = Batches(SAMPLE[0][:64], 32, shuffle=True), Batches(SAMPLE[1][:10])
-    trainer = Trainer(Recorder(), train, valid, device='cpu', **options)
-    trainer.fit(6, verbose=False, on_epoch=lambda trainer: by_epoch.append(
-        {name: value.clone() for name, value in trainer.model.state_dict().items()}))
+    keep = AfterEpoch(lambda trainer: by_epoch.append(deepcopy(trainer.model.state_dict())))
+    trainer = Trainer(Recorder(), train, valid, callbacks=[keep, *callbacks])
+    trainer.fit(6, verbose=False)
     return trainer, by_epoch
 
 
@@ -312,13 +312,13 @@ def test_the_weights_of_the_best_epoch_come_back(best, scores, monkeypatch):
     (3, 2, 0.25, [0.5, 0.75, 0.625, 0.5, 0.9, 0.9]),    # a gain of min_delta is not above it
     (6, 2, 0.125, [0.25, 0.25, 0.5, 0.5, 0.75, 0.75])])
 def test_early_stopping_stops_at_the_right_epoch(stops, patience, min_delta, scores, monkeypatch):
-    trainer, _ = follow(monkeypatch, scores, patience=patience, min_delta=min_delta)
-    assert len(trainer.history) == stops and trainer.early_stopping.stopped == (stops < 6)
+    trainer, _ = follow(monkeypatch, scores, *[EarlyStopping(patience, min_delta)] * (patience is not None))
+    assert len(trainer.history) == stops
 
 
 def test_validation_gives_the_mean_loss_and_the_accuracy_and_draws_no_random_numbers(trained):
     valid, state = SAMPLE[1][:50], torch.get_rng_state()
-    loss, accuracy = Trainer(trained.model, Batches(valid, 10), Batches(valid, 20), device='cpu').validate()
+    loss, accuracy = Trainer(trained.model, Batches(valid, 10), Batches(valid, 20)).validate()
     assert torch.equal(torch.get_rng_state(), state)
     preds = predict(trained.model, valid)
     assert (loss, accuracy) == (pytest.approx(preds.loss, rel=1e-4), preds.accuracy)
