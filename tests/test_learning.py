@@ -28,26 +28,7 @@ SMALL = dict(num_filters=8, hidden_size=32, batch_size=32, learning_rate=0.003, 
 def no_progress_bar(monkeypatch): monkeypatch.setenv('TQDM_DISABLE', '1')
 
 
-@pytest.fixture(scope='module')
-def trained():
-    "A small network after four epochs on the sample."
-    classifier = MNISTClassifier(**SMALL, epochs=4, data=SAMPLE)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of an accuracy near chance: the tests below say it
-        classifier.train()
-    return classifier
-
-
-def test_training_on_the_sample_beats_ninety_percent(trained):
-    assert trained.evaluate('test') > 90 and trained.evaluate('valid') > 90
-
-
-def test_the_loss_falls(trained):
-    assert trained.history.loss[-1] < trained.history.loss[0] / 2
-    assert trained.history.val_loss[-1] < trained.history.val_loss[0] / 2
-
-
-# ---------------------------------------------------------------------------------- the same in plain PyTorch
+# ------------------------------------------------------------------------------------- the same in plain PyTorch
 
 def plain_pytorch(train, epochs, seed):
     "The training of a classifier, written out: the weights after the last epoch, and the history."
@@ -316,15 +297,7 @@ def test_early_stopping_stops_at_the_right_epoch(stops, patience, min_delta, sco
     assert len(trainer.history) == stops and trainer.early_stopping.stopped == (stops < 6)
 
 
-def test_validation_gives_the_mean_loss_and_the_accuracy_and_draws_no_random_numbers(trained):
-    valid, state = SAMPLE[1][:50], torch.get_rng_state()
-    loss, accuracy = Trainer(trained.model, Batches(valid, 10), Batches(valid, 20), device='cpu').validate()
-    assert torch.equal(torch.get_rng_state(), state)
-    preds = predict(trained.model, valid)
-    assert (loss, accuracy) == (pytest.approx(preds.loss, rel=1e-4), preds.accuracy)
-
-
-# ------------------------------------------------------------------------------------- seed, files
+# ------------------------------------------------------------------------------------- seed, beginning anew
 
 def test_the_seed_decides_first_weights_split_and_training():
     def run(seed):
@@ -352,6 +325,35 @@ def test_training_once_more_begins_anew_and_more_epochs_go_on():
     assert len(classifier.train(resume=True)) == 2, 'there was nothing left to train'
     stopped = MNISTClassifier(**few, epochs=9, patience=1, min_delta=0.9)
     assert len(stopped.train()) == 2 and not stopped.unfinished
+
+
+# ------------------------------------------------------------------------------------- a trained network
+
+@pytest.fixture(scope='module')
+def trained():
+    "A small network after four epochs on the sample."
+    classifier = MNISTClassifier(**SMALL, epochs=4, data=SAMPLE)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of an accuracy near chance: the tests below say it
+        classifier.train()
+    return classifier
+
+
+def test_training_on_the_sample_beats_ninety_percent(trained):
+    assert trained.evaluate('test') > 90 and trained.evaluate('valid') > 90
+
+
+def test_the_loss_falls(trained):
+    assert trained.history.loss[-1] < trained.history.loss[0] / 2
+    assert trained.history.val_loss[-1] < trained.history.val_loss[0] / 2
+
+
+def test_validation_gives_the_mean_loss_and_the_accuracy_and_draws_no_random_numbers(trained):
+    valid, state = SAMPLE[1][:50], torch.get_rng_state()
+    loss, accuracy = Trainer(trained.model, Batches(valid, 10), Batches(valid, 20), device='cpu').validate()
+    assert torch.equal(torch.get_rng_state(), state)
+    preds = predict(trained.model, valid)
+    assert (loss, accuracy) == (pytest.approx(preds.loss, rel=1e-4), preds.accuracy)
 
 
 def test_saved_and_loaded_weights_are_equal(trained, tmp_path):
