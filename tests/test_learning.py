@@ -2,18 +2,23 @@
 
 `tools/mutation_check.py` breaks the package on purpose and looks whether these tests notice.
 """
+import sys
+import traceback
 import warnings
+from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import AfterEpoch, numbered, numbers, Recorder, same_weights
+from helpers import AfterEpoch, Recorder, numbered, numbers, same_weights
 from PIL import Image
 from torch import nn
 from torch.optim import lr_scheduler
 from torchvision import transforms
 
+import mnist_nb
 from mnist_nb.classifier import MNISTClassifier, image_batch
 from mnist_nb.data import MEAN, STD, Batches, load_data, normalize, random_affine, split_train_valid
 from mnist_nb.evaluation import predict
@@ -28,26 +33,7 @@ SMALL = dict(num_filters=8, hidden_size=32, batch_size=32, learning_rate=0.003, 
 def no_progress_bar(monkeypatch): monkeypatch.setenv('TQDM_DISABLE', '1')
 
 
-@pytest.fixture(scope='module')
-def trained():
-    "A small network after four epochs on the sample."
-    classifier = MNISTClassifier(**SMALL, epochs=4, data=SAMPLE)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of an accuracy near chance: the tests below say it
-        classifier.train()
-    return classifier
-
-
-def test_training_on_the_sample_beats_ninety_percent(trained):
-    assert trained.evaluate('test') > 90 and trained.evaluate('valid') > 90
-
-
-def test_the_loss_falls(trained):
-    assert trained.history.loss[-1] < trained.history.loss[0] / 2
-    assert trained.history.val_loss[-1] < trained.history.val_loss[0] / 2
-
-
-# ---------------------------------------------------------------------------------- the same in plain PyTorch
+# ------------------------------------------------------------------------------------- the same in plain PyTorch
 
 def plain_pytorch(train, epochs, seed):
     "The training of a classifier, written out: the weights after the last epoch, and the history."
@@ -316,15 +302,7 @@ def test_early_stopping_stops_at_the_right_epoch(stops, patience, min_delta, sco
     assert len(trainer.history) == stops
 
 
-def test_validation_gives_the_mean_loss_and_the_accuracy_and_draws_no_random_numbers(trained):
-    valid, state = SAMPLE[1][:50], torch.get_rng_state()
-    loss, accuracy = Trainer(trained.model, Batches(valid, 10), Batches(valid, 20)).validate()
-    assert torch.equal(torch.get_rng_state(), state)
-    preds = predict(trained.model, valid)
-    assert (loss, accuracy) == (pytest.approx(preds.loss, rel=1e-4), preds.accuracy)
-
-
-# ------------------------------------------------------------------------------------- seed, files
+# ------------------------------------------------------------------------------------- seed, beginning anew
 
 def test_the_seed_decides_first_weights_split_and_training():
     def run(seed):
@@ -354,6 +332,35 @@ def test_training_once_more_begins_anew_and_more_epochs_go_on():
     assert len(stopped.train()) == 2 and not stopped.unfinished
 
 
+# ------------------------------------------------------------------------------------- a trained network
+
+@pytest.fixture(scope='module')
+def trained():
+    "A small network after four epochs on the sample."
+    classifier = MNISTClassifier(**SMALL, epochs=4, data=SAMPLE)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of an accuracy near chance: the tests below say it
+        classifier.train()
+    return classifier
+
+
+def test_training_on_the_sample_beats_ninety_percent(trained):
+    assert trained.evaluate('test') > 90 and trained.evaluate('valid') > 90
+
+
+def test_the_loss_falls(trained):
+    assert trained.history.loss[-1] < trained.history.loss[0] / 2
+    assert trained.history.val_loss[-1] < trained.history.val_loss[0] / 2
+
+
+def test_validation_gives_the_mean_loss_and_the_accuracy_and_draws_no_random_numbers(trained):
+    valid, state = SAMPLE[1][:50], torch.get_rng_state()
+    loss, accuracy = Trainer(trained.model, Batches(valid, 10), Batches(valid, 20)).validate()
+    assert torch.equal(torch.get_rng_state(), state)
+    preds = predict(trained.model, valid)
+    assert (loss, accuracy) == (pytest.approx(preds.loss, rel=1e-4), preds.accuracy)
+
+
 def test_saved_and_loaded_weights_are_equal(trained, tmp_path):
     trained.save_model(tmp_path / 'model.pt')
     loaded = MNISTClassifier.from_file(tmp_path / 'model.pt', data=SAMPLE)
@@ -365,3 +372,26 @@ def test_saved_and_loaded_weights_are_equal(trained, tmp_path):
     trained.save_model(tmp_path / 'half.pt', dtype=torch.float16)
     half = MNISTClassifier.from_file(tmp_path / 'half.pt', data=SAMPLE).model.state_dict()
     for name, value in trained.model.state_dict().items(): assert torch.equal(half[name], value.half().float())
+
+
+# ------------------------------------------------------------------------------------- how far the loop is from the door
+
+def test_the_first_step_is_near_the_front_door(monkeypatch):
+    "At the first optimizer step: at most 8 of our frames on the stack, 200 of our calls before it, one optimizer built."
+    package, calls, frames, built = str(Path(mnist_nb.__file__).parent), [], [], []
+    ours = lambda frame: frame.f_code.co_filename.startswith(package)
+    real_step, real_init = torch.optim.Adam.step, torch.optim.Adam.__init__
+    def step(self, *args, **more):
+        if not frames:
+            sys.setprofile(None)
+            frames.extend(frame.f_code.co_name for frame, _ in traceback.walk_stack(None) if ours(frame))
+        return real_step(self, *args, **more)
+    def init(self, *args, **more): built.append(self); real_init(self, *args, **more)
+    monkeypatch.setattr(torch.optim.Adam, 'step', step)
+    monkeypatch.setattr(torch.optim.Adam, '__init__', init)
+    classifier = MNISTClassifier(**SMALL, epochs=1, data=(SAMPLE[0][:100], SAMPLE[1][:10]))
+    sys.setprofile(lambda frame, event, _: event == 'call' and ours(frame) and calls.append(frame.f_code.co_name))
+    try: classifier.train()
+    finally: sys.setprofile(None)
+    print(f'{len(frames)} frames, {len(calls)} calls')  # pytest -s shows it
+    assert frames[0] == 'train_step' and len(frames) <= 8 and len(calls) <= 200 and len(built) == 1
