@@ -2,6 +2,7 @@
 
 `tools/mutation_check.py` breaks the package on purpose and looks whether these tests notice.
 """
+import random
 import sys
 import traceback
 import warnings
@@ -372,6 +373,19 @@ def test_saved_and_loaded_weights_are_equal(trained, tmp_path):
     trained.save_model(tmp_path / 'half.pt', dtype=torch.float16)
     half = MNISTClassifier.from_file(tmp_path / 'half.pt', data=SAMPLE).model.state_dict()
     for name, value in trained.model.state_dict().items(): assert torch.equal(half[name], value.half().float())
+
+
+def test_training_leaves_the_random_numbers_of_others_alone():
+    "A loop that draws a bootstrap sample with NumPy and trains on it draws another sample each time."
+    def draw(): return random.random(), np.random.random(), torch.rand(1).item()
+    def states(): return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    before, drawn = states(), []
+    for _ in range(2):
+        MNISTClassifier(**SMALL, epochs=1, data=(SAMPLE[0][:64], SAMPLE[1][:10]), augment=random_affine).train()
+        assert states() == before
+        drawn.append(draw())
+        before = states()
+    assert all(one != two for one, two in zip(*drawn))
 
 
 # ------------------------------------------------------------------------------------- how far the loop is from the door
