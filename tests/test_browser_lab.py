@@ -40,7 +40,7 @@ def lab(tmp_path_factory):
     for cell in notebook.cells:
         if cell.cell_type == 'code': cell.outputs = []
     notebook.metadata.pop('widgets', None)
-    nbformat.write(notebook, home / 'nbs/09_explore.ipynb')
+    for name in ('browser', 'errors', 'pad'): nbformat.write(notebook, home / f'nbs/{name}.ipynb')  # one for each test
     for name, settings in QUIET.items():
         file = home / f'settings/@jupyterlab/{name}.jupyterlab-settings'
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ def picture(path, points):
 
 def test_the_pad_reads_what_the_mouse_draws(lab, page, tmp_path):
     from playwright.sync_api import expect
-    run_all(page, lab('09_explore.ipynb'))
+    run_all(page, lab('pad.ipynb'))
     pad = page.locator('.jp-OutputArea-child', has=page.locator('.mnist-pad canvas')).last
     words, canvas = pad.locator('p[role=status], p[role=alert]'), pad.locator('canvas')
     expect(words).to_have_text('Nothing drawn yet.')
@@ -196,7 +196,7 @@ def test_the_pad_reads_what_the_mouse_draws(lab, page, tmp_path):
 
 def test_the_browser_opens_what_is_clicked(lab, page):
     from playwright.sync_api import expect
-    run_all(page, lab('09_explore.ipynb'))
+    run_all(page, lab('browser.ipynb'))
     outputs = page.locator('.jp-OutputArea-child')
 
     browser = outputs.filter(has=page.locator('.jupyter-button', has_text='Next')).filter(has=page.locator('select')).last
@@ -219,7 +219,7 @@ def test_the_browser_opens_what_is_clicked(lab, page):
 
 def test_the_error_explorer_opens_what_is_clicked(lab, page):
     from playwright.sync_api import expect
-    run_all(page, lab('09_explore.ipynb'))
+    run_all(page, lab('errors.ipynb'))
     outputs = page.locator('.jp-OutputArea-child')
     explorer = outputs.filter(has=page.locator('.jupyter-button.mnb-cell')).last
     cell = explorer.locator('.mnb-cell[class*=mnb-miss]:not(.mnb-open)').first
