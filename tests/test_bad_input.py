@@ -25,12 +25,13 @@ from mnist_nb import (
     classifier,
     data,
     evaluation,
-    explore,
+    files,
     handwriting,
     interpretation,
-    mistakes,
+    marks,
     model,
     training,
+    widgets,
 )
 from mnist_nb.data import Batches, LabeledImages, load_sample
 
@@ -71,7 +72,7 @@ def options_of(kind, **fixed):
 
 
 CALLS = {
-    'data.read_idx': data.read_idx, 'data.is_intact': lambda x: data.is_intact(x, 'f' * 32),
+    'files.read_idx': files.read_idx, 'files.is_intact': lambda x: files.is_intact(x, 'f' * 32),
     'data.LabeledImages(images)': lambda x: LabeledImages(x, SAMPLE.labels),
     'data.LabeledImages(labels)': lambda x: LabeledImages(SAMPLE.images, x),
     'data.load_mnist': data.load_mnist, 'data.load_mnist(folder)': lambda x: data.load_mnist(folder=x, download=False),
@@ -115,8 +116,8 @@ CALLS = {
     'interpretation.corrupt(kind)': lambda x: interpretation.corrupt(SAMPLE.images, x, 1),
     'interpretation.corrupt(amount)': lambda x: interpretation.corrupt(SAMPLE.images, 'rotation', x),
     'interpretation.robustness_curve': lambda x: interpretation.robustness_curve(NET, x, 'shift', [0]),
-    'explore.PredictionBrowser': explore.PredictionBrowser, 'mistakes.ErrorExplorer': mistakes.ErrorExplorer,
-    'explore.browser_twin': explore.browser_twin, 'mistakes.error_twin': mistakes.error_twin, 'mistakes.read_marks': mistakes.read_marks,
+    'widgets.PredictionBrowser': widgets.PredictionBrowser, 'widgets.ErrorExplorer': widgets.ErrorExplorer,
+    'widgets.browser_twin': widgets.browser_twin, 'widgets.error_twin': widgets.error_twin, 'marks.read_marks': marks.read_marks,
     'checkpoints.load_config': lambda x: checkpoints.load_config(x, 'weights'),
     'classifier.image_batch': classifier.image_batch,
     **{'classifier.' + name: call for name, call in options_of(classifier.MNISTClassifier).items()
@@ -153,19 +154,19 @@ def test_anything_in_the_hole_works_or_is_refused_clearly(name, tally):
              suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much])(given(anything)(check))()
 
 
-ROOMS = [analysis, checkpoints, classifier, data, evaluation, handwriting, interpretation, model, training]
+MODULES = [analysis, checkpoints, classifier, data, evaluation, files, handwriting, interpretation, model, training]
 WATCHED = {'images', 'image', 'labels', 'path', 'source', 'data', 'preds', 'probs', 'history'}
 PARTS = {  # steps of a function above, which are given what it has checked; and writers of files (tests/test_faults.py)
     'data.affine', 'handwriting.otsu_threshold', 'interpretation.plot_heatmap', 'interpretation.plot_embedding', 'interpretation.widen_strokes',
-    'checkpoints.temporary_beside', 'checkpoints.write_atomic', 'checkpoints.check_writable', 'checkpoints.save_file',
+    'files.temporary_beside', 'files.write_atomic', 'files.check_writable', 'checkpoints.save_file',
     'checkpoints.save_weights', 'checkpoints.save_checkpoint', 'checkpoints.load_checkpoint',
 }
 
 
 def test_no_function_is_forgotten():
     tried = {name.split('(')[0] for name in CALLS} | PARTS
-    for room in ROOMS:
-        for name in room.__all__:
-            function = getattr(room, name)
+    for module in MODULES:
+        for name in module.__all__:
+            function = getattr(module, name)
             if callable(function) and WATCHED & set(inspect.signature(function).parameters):
-                assert f"{room.__name__.split('.')[1]}.{name}" in tried, f'{name} takes images, labels or paths and is not in CALLS'
+                assert f"{module.__name__.split('.')[1]}.{name}" in tried, f'{name} takes images, labels or paths and is not in CALLS'

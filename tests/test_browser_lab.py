@@ -36,12 +36,11 @@ def lab(tmp_path_factory):
     "Address of a JupyterLab on a copy of the notebooks without their outputs, so that all on the screen is new."
     home = tmp_path_factory.mktemp('lab')
     (home / 'nbs').mkdir()
-    for name in ('05_explore', '05b_mistakes', '05c_draw'):
-        notebook = nbformat.read(ROOT / f'nbs/{name}.ipynb', as_version=4)
-        for cell in notebook.cells:
-            if cell.cell_type == 'code': cell.outputs = []
-        notebook.metadata.pop('widgets', None)
-        nbformat.write(notebook, home / f'nbs/{name}.ipynb')
+    notebook = nbformat.read(ROOT / 'nbs/09_explore.ipynb', as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == 'code': cell.outputs = []
+    notebook.metadata.pop('widgets', None)
+    for name in ('browser', 'errors', 'pad'): nbformat.write(notebook, home / f'nbs/{name}.ipynb')  # one for each test
     for name, settings in QUIET.items():
         file = home / f'settings/@jupyterlab/{name}.jupyterlab-settings'
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -145,14 +144,14 @@ def picture(path, points):
     "A file with a drawing, as somebody would upload it."
     from PIL import Image
 
-    from mnist_nb.draw import strokes_image
+    from mnist_nb.widgets import strokes_image
     Image.fromarray(strokes_image([points])).save(path)
     return path
 
 
 def test_the_pad_reads_what_the_mouse_draws(lab, page, tmp_path):
     from playwright.sync_api import expect
-    run_all(page, lab('05c_draw.ipynb'))
+    run_all(page, lab('pad.ipynb'))
     pad = page.locator('.jp-OutputArea-child', has=page.locator('.mnist-pad canvas')).last
     words, canvas = pad.locator('p[role=status], p[role=alert]'), pad.locator('canvas')
     expect(words).to_have_text('Nothing drawn yet.')
@@ -197,7 +196,7 @@ def test_the_pad_reads_what_the_mouse_draws(lab, page, tmp_path):
 
 def test_the_browser_opens_what_is_clicked(lab, page):
     from playwright.sync_api import expect
-    run_all(page, lab('05_explore.ipynb'))
+    run_all(page, lab('browser.ipynb'))
     outputs = page.locator('.jp-OutputArea-child')
 
     browser = outputs.filter(has=page.locator('.jupyter-button', has_text='Next')).filter(has=page.locator('select')).last
@@ -220,7 +219,7 @@ def test_the_browser_opens_what_is_clicked(lab, page):
 
 def test_the_error_explorer_opens_what_is_clicked(lab, page):
     from playwright.sync_api import expect
-    run_all(page, lab('05b_mistakes.ipynb'))
+    run_all(page, lab('errors.ipynb'))
     outputs = page.locator('.jp-OutputArea-child')
     explorer = outputs.filter(has=page.locator('.jupyter-button.mnb-cell')).last
     cell = explorer.locator('.mnb-cell[class*=mnb-miss]:not(.mnb-open)').first
@@ -262,7 +261,7 @@ def open_alone(page, path):
 def test_the_still_browser_opens_from_disk(page, tmp_path, predictions):
     from playwright.sync_api import expect
 
-    from mnist_nb.explore import browser_twin, save_static
+    from mnist_nb.widgets import browser_twin, save_static
     asked = open_alone(page, save_static(browser_twin(predictions), tmp_path / 'browser.html'))
     page.locator('button[data-group="3"]').click()
     expect(page.locator('.mnb-title')).to_contain_text('3: the ')
@@ -275,8 +274,7 @@ def test_the_still_browser_opens_from_disk(page, tmp_path, predictions):
 def test_the_still_error_explorer_opens_from_disk(page, tmp_path, predictions):
     from playwright.sync_api import expect
 
-    from mnist_nb.explore import save_static
-    from mnist_nb.mistakes import error_twin
+    from mnist_nb.widgets import error_twin, save_static
     asked = open_alone(page, save_static(error_twin(predictions), tmp_path / 'errors.html'))
     cell = page.locator('button[class*=mnb-miss]').last
     true, predicted = re.search(r'true (\d), predicted (\d)', cell.get_attribute('aria-label')).groups()
@@ -289,8 +287,7 @@ def test_the_still_error_explorer_opens_from_disk(page, tmp_path, predictions):
 def test_the_still_pad_opens_from_disk(page, tmp_path):
     from playwright.sync_api import expect
 
-    from mnist_nb.draw import pad_twin
-    from mnist_nb.explore import save_static
+    from mnist_nb.widgets import pad_twin, save_static
     twin = pad_twin([THREE, [[.2, .95], [.8, .95]]], lambda image: [.1] * 10)
     asked = open_alone(page, save_static(twin, tmp_path / 'pad.html'))
     assert page.locator('img').evaluate_all('all => all.every((one) => one.complete && one.naturalWidth > 0)')

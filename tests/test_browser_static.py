@@ -5,8 +5,16 @@ from helpers import CHROMIUM, NASTY, SHOTS, made_up_preds, needs_browser
 
 from mnist_nb.data import LabeledImages
 from mnist_nb.evaluation import confusion_matrix
-from mnist_nb.explore import BrowserState, browser_twin, confidence_bars, find_images, image_text, save_static
-from mnist_nb.mistakes import error_twin, worst_cell
+from mnist_nb.widgets import (
+    BrowserState,
+    browser_twin,
+    confidence_bars,
+    error_twin,
+    find_images,
+    image_text,
+    save_static,
+    worst_cell,
+)
 
 pytestmark = needs_browser()
 

@@ -189,7 +189,7 @@ def test_failures_are_status_1_and_one_line(run, model, tmp_path, monkeypatch):
         status, out, err = run(*args)
         assert status == 1 and len(err) == 1 and told in err[0], (args, err)
     monkeypatch.setenv('MNIST_NB_DATA', str(tmp_path / 'none'))
-    monkeypatch.setattr('mnist_nb.data.MNIST_MIRRORS', ())
+    monkeypatch.setattr('mnist_nb.files.MNIST_MIRRORS', ())
     status, out, err = run('evaluate', '--data', 'mnist')
     assert status == 1 and len(err) == 1 and 'MNIST_NB_DATA' in err[0]
     status, out, err = run('evaluate', '--data', 'auto', '--model', model)

@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from mnist_nb import data
+from mnist_nb import data, files
 
 TRAIN, TEST = 60, 20  # images in the stand-ins
 
@@ -31,11 +31,11 @@ def idx_gz(array):
 def stand_ins():
     "File name -> content, with noise for images, which does not compress."
     rng = np.random.default_rng(0)
-    names, files = iter(data.MNIST_FILES), {}
+    names, contents = iter(files.MNIST_FILES), {}
     for n in (TRAIN, TEST):
-        files[next(names)] = idx_gz(rng.integers(0, 256, (n, 28, 28), np.uint8))
-        files[next(names)] = idx_gz((np.arange(n) % 10).astype(np.uint8))
-    return files
+        contents[next(names)] = idx_gz(rng.integers(0, 256, (n, 28, 28), np.uint8))
+        contents[next(names)] = idx_gz((np.arange(n) % 10).astype(np.uint8))
+    return contents
 
 
 FILES = stand_ins()
@@ -86,7 +86,7 @@ def server():
 @pytest.fixture
 def mirror(server, monkeypatch):
     "A function: mood -> address of the mirror in this mood."
-    monkeypatch.setattr(data, 'MNIST_FILES', SUMS)
+    monkeypatch.setattr(files, 'MNIST_FILES', SUMS)
     monkeypatch.setenv('no_proxy', '*')
     server.asked.clear()
     return lambda mood: f'http://127.0.0.1:{server.server_port}/{mood}/'
@@ -119,28 +119,28 @@ BAD_MOODS = {'403': 'Forbidden', '404': 'Not Found', '503': 'Service Unavailable
 
 
 def test_a_good_mirror_gives_all_four_files_once(mirror, server, tmp_path):
-    assert data.download_mnist(tmp_path, [mirror('good')]) == raw(tmp_path)
+    assert files.download_mnist(tmp_path, [mirror('good')]) == raw(tmp_path)
     check_whole(tmp_path)
     asked = len(server.asked)
-    data.download_mnist(tmp_path, [mirror('good')])
+    files.download_mnist(tmp_path, [mirror('good')])
     assert len(server.asked) == asked  # what is there and intact costs no network
 
 
 @pytest.mark.parametrize('mood', BAD_MOODS)
 def test_a_bad_mirror_is_named_leaves_nothing_and_a_retry_works(mirror, tmp_path, mood):
     with pytest.raises(ConnectionError, match=BAD_MOODS[mood]) as told:
-        data.download_mnist(tmp_path, [mirror(mood)], timeout=0.2)
+        files.download_mnist(tmp_path, [mirror(mood)], timeout=0.2)
     assert 'MNIST_NB_DATA' in str(told.value) and "data='sample'" in str(told.value)
     assert '\n' not in str(told.value) and 'train-images-idx3-ubyte.gz' in str(told.value)
     assert names_in(tmp_path) == []  # nothing under a final name, no scratch folder either
     assert socket.getdefaulttimeout() is None
-    data.download_mnist(tmp_path, [mirror('good')])
+    files.download_mnist(tmp_path, [mirror('good')])
     check_whole(tmp_path)
 
 
 def test_mirror_after_mirror_until_one_is_good(mirror, server, tmp_path):
     moods = ['403', '503', 'stall', 'cut', 'html', 'good']
-    data.download_mnist(tmp_path, ['http://127.0.0.1:9/', *map(mirror, moods)], timeout=0.1)
+    files.download_mnist(tmp_path, ['http://127.0.0.1:9/', *map(mirror, moods)], timeout=0.1)
     check_whole(tmp_path)
     first = [mood for mood, name in server.asked if name.startswith('train-images')]
     assert list(dict.fromkeys(first)) == moods
@@ -151,14 +151,14 @@ def test_what_a_killed_download_left_goes_when_it_is_old(mirror, tmp_path):
         (raw(tmp_path) / name).mkdir(parents=True)
         (raw(tmp_path) / name / 'train-images-idx3-ubyte.gz').write_bytes(b'half')
         os.utime(raw(tmp_path) / name, (time.time() - age,) * 2)
-    data.download_mnist(tmp_path, [mirror('good')])
+    files.download_mnist(tmp_path, [mirror('good')])
     assert set(names_in(tmp_path)) - set(FILES) == {'download-new', 'mine'}
 
 
 def test_all_reasons_are_told_when_they_differ(mirror, tmp_path):
     mirrors = [mirror('403'), mirror('html').replace('127.0.0.1', 'localhost')]
     with pytest.raises(ConnectionError, match='127.0.0.1.*Forbidden.*localhost.*not the published file'):
-        data.download_mnist(tmp_path, mirrors)
+        files.download_mnist(tmp_path, mirrors)
 
 
 @pytest.mark.parametrize('damage', [lambda c: c[:len(c) // 2], lambda c: c[:-20] + b'?' + c[-19:], lambda c: b'',
@@ -170,8 +170,8 @@ def test_a_damaged_cached_file_is_refused_and_replaced(mirror, server, tmp_path,
     with pytest.raises(ValueError, match='t10k-images-idx3-ubyte.gz is damaged'):
         data.load_mnist('test', tmp_path, download=False)
     with pytest.raises(ConnectionError, match='no mirror gave t10k-images'):
-        data.download_mnist(tmp_path, [mirror('403')])
-    data.download_mnist(tmp_path, [mirror('good')])
+        files.download_mnist(tmp_path, [mirror('403')])
+    files.download_mnist(tmp_path, [mirror('good')])
     check_whole(tmp_path)
     assert {name for mood, name in server.asked} == {victim.name}  # the others were not fetched again
 
@@ -180,7 +180,7 @@ def test_a_read_only_folder_with_whole_files_is_fine(mirror, server, tmp_path):
     fill(tmp_path)
     raw(tmp_path).chmod(0o555)
     try:
-        data.download_mnist(tmp_path, [mirror('good')])
+        files.download_mnist(tmp_path, [mirror('good')])
         check_whole(tmp_path)
     finally: raw(tmp_path).chmod(0o755)
     assert server.asked == []
@@ -188,44 +188,44 @@ def test_a_read_only_folder_with_whole_files_is_fine(mirror, server, tmp_path):
 
 def test_a_folder_that_takes_no_file(mirror, tmp_path, monkeypatch):
     def refuse(*args, **kwargs): raise PermissionError(13, 'Permission denied')
-    monkeypatch.setattr(data.tempfile, 'TemporaryDirectory', refuse)  # root may write anywhere, so chmod won't do
+    monkeypatch.setattr(files.tempfile, 'TemporaryDirectory', refuse)  # root may write anywhere, so chmod won't do
     with pytest.raises(PermissionError, match='is missing and .* cannot take it: Permission denied.*MNIST_NB_DATA'):
-        data.download_mnist(tmp_path, [mirror('good')])
+        files.download_mnist(tmp_path, [mirror('good')])
     fill(tmp_path / 'b')
     (raw(tmp_path / 'b') / 'train-labels-idx1-ubyte.gz').write_bytes(b'short')
     with pytest.raises(ValueError, match='train-labels-idx1-ubyte.gz is damaged.*cannot be replaced'):
-        data.download_mnist(tmp_path / 'b', [mirror('good')])
+        files.download_mnist(tmp_path / 'b', [mirror('good')])
 
 
 def test_a_full_disk_is_said_at_once(mirror, server, tmp_path, monkeypatch):
     def full(*args, **kwargs): raise OSError(28, 'No space left on device')
     monkeypatch.setattr('torchvision.datasets.utils.download_url', full)
     with pytest.raises(OSError, match='train-images-idx3-ubyte.gz is missing.*No space left on device'):
-        data.download_mnist(tmp_path, [mirror('good'), mirror('good')])
+        files.download_mnist(tmp_path, [mirror('good'), mirror('good')])
     assert names_in(tmp_path) == []
 
 
 def test_auto_says_one_line_and_goes_on(mirror, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('MNIST_NB_DATA', str(tmp_path))
-    monkeypatch.setattr(data, 'MNIST_MIRRORS', (mirror('503'), mirror('503')))
+    monkeypatch.setattr(files, 'MNIST_MIRRORS', (mirror('503'), mirror('503')))
     train, test = data.load_data('auto')
     assert (len(train), len(test)) == (1437, 360)
     assert capsys.readouterr().out == ('MNIST is not at hand (no mirror gave train-images-idx3-ubyte.gz: HTTP Error 503: '
                                        'Service Unavailable); going on with the embedded sample of 1,797 digits.\n')
     with pytest.raises(ConnectionError, match='no mirror gave'): data.load_data('mnist')
-    monkeypatch.setattr(data, 'MNIST_MIRRORS', (mirror('good'),))
+    monkeypatch.setattr(files, 'MNIST_MIRRORS', (mirror('good'),))
     assert len(data.load_data('auto')[0]) == TRAIN
     assert capsys.readouterr().out == ''
 
 
 CHILD = '''
 import json, sys
-from mnist_nb import data
+from mnist_nb import files
 import torchvision.datasets.utils
 sums, mirror, folder = json.loads(sys.argv[1])
-data.MNIST_FILES.clear(); data.MNIST_FILES.update(sums)
+files.MNIST_FILES.clear(); files.MNIST_FILES.update(sums)
 print('ready', flush=True); sys.stdin.readline()
-data.download_mnist(folder, [mirror])
+files.download_mnist(folder, [mirror])
 print('done', flush=True)
 '''
 
@@ -253,6 +253,6 @@ def test_two_processes_at_once_end_with_one_good_copy_and_a_kill_with_none(mirro
         assert len(fetched) >= 2  # torchvision asks twice a download: for redirects, then for the file
     finally:
         for child in children: child.kill(); child.wait()
-    data.download_mnist(killed, [mirror('good')])
+    files.download_mnist(killed, [mirror('good')])
     assert set(FILES) <= set(names_in(killed))
-    assert all(data.is_intact(raw(killed) / name, md5) for name, md5 in SUMS.items())
+    assert all(files.is_intact(raw(killed) / name, md5) for name, md5 in SUMS.items())

@@ -14,7 +14,7 @@ import ipywidgets
 from helpers import widgets_of
 from PIL import Image
 
-from mnist_nb.draw import DrawPad, pad_twin, probs_function, read_pad, reading_html, stroke_canvas, strokes_image
+from mnist_nb.widgets import DrawPad, pad_twin, probs_function, read_pad, reading_html, stroke_canvas, strokes_image
 
 SEVEN = ipywidgets.__version__.startswith('7.')
 

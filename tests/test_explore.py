@@ -13,10 +13,10 @@ import pytest
 from helpers import NASTY, ROOT, made_up_preds, widgets_of
 from ipywidgets.widgets.widget import CallbackDispatcher
 
-from mnist_nb import explore, mistakes
+from mnist_nb import widgets
 from mnist_nb.evaluation import confusion_matrix
-from mnist_nb.explore import BrowserState, PredictionBrowser, find_images
-from mnist_nb.mistakes import VERDICTS, ErrorExplorer, Marks, read_marks
+from mnist_nb.marks import VERDICTS, Marks, read_marks
+from mnist_nb.widgets import BrowserState, ErrorExplorer, PredictionBrowser, find_images
 
 @pytest.fixture(autouse=True)
 def callbacks_may_raise(monkeypatch):
@@ -57,7 +57,7 @@ def test_each_control_sets_its_field_and_shows_it(preds, name, value, state):
     browser = PredictionBrowser(preds)
     browser.controls[name].value = value
     assert browser.state == state
-    assert shown(browser) == explore.find_page(preds, state).positions.tolist()
+    assert shown(browser) == widgets.find_page(preds, state).positions.tolist()
     other = PredictionBrowser(preds, state)
     assert other.controls[name].value == value and shown(other) == shown(browser)
 
@@ -119,8 +119,8 @@ def test_setting_a_state_in_code_is_drawn_once(preds, monkeypatch):
 
 def test_pictures_on_the_buttons_are_the_images(preds):
     browser = PredictionBrowser(preds)
-    sheet = explore.sprite_sheet(preds.data.images[find_images(preds, BrowserState())[:20]])
-    assert explore.png_uri(sheet) in browser.tiles.style.value
+    sheet = widgets.sprite_sheet(preds.data.images[find_images(preds, BrowserState())[:20]])
+    assert widgets.png_uri(sheet) in browser.tiles.style.value
     scope = next(name for name in browser.widget._dom_classes if name.startswith('mnb-'))
     assert f'.{scope} .mnb-tile-19::before' in browser.tiles.style.value
     assert scope not in PredictionBrowser(preds).widget._dom_classes
@@ -281,7 +281,7 @@ def test_a_mark_that_could_not_be_written_is_made_up_for(preds, tmp_path, monkey
 def test_class_names_are_text_wherever_they_stand():
     preds = made_up_preds(100, names=(NASTY, *'123456789'), sharpness=1)
     state = BrowserState(true=0)
-    pages = [explore.browser_html(preds, state), explore.browser_twin(preds), mistakes.error_twin(preds),
+    pages = [widgets.browser_html(preds, state), widgets.browser_twin(preds), widgets.error_twin(preds),
              *(part.value for part in (lambda e: (e.heading, e.summary, e.card))(ErrorExplorer(preds)))]
     explorer = ErrorExplorer(preds)
     explorer.update(true=0, predicted=0)
@@ -290,12 +290,12 @@ def test_class_names_are_text_wherever_they_stand():
     assert html.escape(NASTY) in explorer.heading.value + explorer.card.value
 
 
-@pytest.mark.parametrize('draw', [PredictionBrowser, ErrorExplorer, explore.browser_twin, mistakes.error_twin,
-                                  lambda preds: explore.browser_html(preds, BrowserState())],
+@pytest.mark.parametrize('draw', [PredictionBrowser, ErrorExplorer, widgets.browser_twin, widgets.error_twin,
+                                  lambda preds: widgets.browser_html(preds, BrowserState())],
                          ids=['PredictionBrowser', 'ErrorExplorer', 'browser_twin', 'error_twin', 'browser_html'])
 def test_wrong_input_raises_before_anything_is_drawn(draw, preds, monkeypatch):
     for name in 'card_html', 'heading_html', 'static_twin':
-        for room in explore, mistakes: monkeypatch.setattr(room, name, lambda *_: pytest.fail('drawn'))
+        monkeypatch.setattr(widgets, name, lambda *_: pytest.fail('drawn'))
     with pytest.raises(ValueError, match='empty'): draw(preds[:0])
     with pytest.raises(TypeError, match='expected Predictions'): draw(preds.data)
 
@@ -316,15 +316,14 @@ def test_an_explorer_displays_its_widget(preds, monkeypatch):
         assert seen.pop() is explorer.widget
 
 
-@pytest.mark.parametrize('room', ['explore', 'mistakes', 'draw'])
-def test_neither_output_nor_interact(room):
-    source = (ROOT / f'mnist_nb/{room}.py').read_text()
+def test_neither_output_nor_interact():
+    source = (ROOT / 'mnist_nb/widgets.py').read_text()
     assert not re.search(r'\b(Output|interact)\b', source)
 
 
 def test_twins_are_small_and_the_same_each_time():
     preds = made_up_preds(10_000, sharpness=6)
-    for twin in explore.browser_twin, mistakes.error_twin:
+    for twin in widgets.browser_twin, widgets.error_twin:
         page = twin(preds)
         assert len(page.encode()) < 400_000 and page == twin(preds) and not re.search(r'https?://|src="(?!data:)', page)
 

@@ -24,9 +24,10 @@ import torch
 from helpers import ROOT, python
 
 from mnist_nb import checkpoints
-from mnist_nb.checkpoints import check_writable, digest, load_file, save_checkpoint, save_file
+from mnist_nb.checkpoints import digest, load_file, save_checkpoint, save_file
 from mnist_nb.classifier import MNISTClassifier
 from mnist_nb.data import LabeledImages, load_sample, random_affine
+from mnist_nb.files import check_writable
 
 LONG = os.environ.get('MNIST_NB_FAULTS') == 'long'
 KILLS, FLIPS = (50, 200) if LONG else (10, 50)

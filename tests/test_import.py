@@ -25,8 +25,8 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_everything_imports_without_the_heavy_libraries():
-    rooms = 'data handwriting model training checkpoints evaluation analysis interpretation explore mistakes draw classifier cli'.split()
-    python_code(BLOCK + f"import importlib\nfor room in {rooms}: importlib.import_module('mnist_nb.' + room)")
+    modules = 'files data model training checkpoints evaluation handwriting analysis interpretation marks widgets classifier cli'.split()
+    python_code(BLOCK + f"import importlib\nfor module in {modules}: importlib.import_module('mnist_nb.' + module)")
 
 
 def test_prediction_needs_no_plotting_or_vision_library():

@@ -12,17 +12,8 @@ import pytest
 from helpers import ROOT, python
 
 NOTEBOOKS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb') if not any(part[0] in '._' for part in p.relative_to(ROOT).parts))
-ROOMS = ['data', 'handwriting', 'model', 'training', 'checkpoints', 'evaluation', 'analysis', 'interpretation',
-         'explore', 'mistakes', 'draw', 'classifier', 'cli']
-MAY_IMPORT = {
-    'data': set(), 'handwriting': {'data'}, 'model': {'data'}, 'training': {'data', 'model'},
-    'checkpoints': {'training'}, 'evaluation': {'data'}, 'analysis': {'data', 'evaluation'},
-    'interpretation': {'data', 'evaluation'}, 'explore': {'evaluation', 'checkpoints'},
-    'mistakes': {'evaluation', 'checkpoints', 'analysis', 'explore'},
-    'draw': {'data', 'handwriting', 'explore'},
-    'classifier': {'data', 'handwriting', 'model', 'training', 'checkpoints', 'evaluation', 'analysis'},
-    'cli': {'data', 'handwriting', 'evaluation', 'classifier', 'training', 'checkpoints'},
-}
+ORDER = ['files', 'data', 'model', 'training', 'checkpoints', 'evaluation', 'handwriting', 'analysis', 'interpretation',
+         'marks', 'widgets', 'classifier', 'cli']  # each module may import those that stand before it
 MODULES = sorted(p for p in (ROOT / 'mnist_nb').glob('*.py') if not p.name.startswith('_'))
 
 
@@ -47,21 +38,39 @@ def test_the_package_is_what_the_notebooks_export(tmp_path):
         assert module_text(path) == module_text(ROOT / 'mnist_nb' / path.name), f'{path.name}: run nbdev_export'
 
 
+def modules_of(froms):
+    "The modules of the package that these imports name."
+    names = set()
+    for node in froms:
+        path = f'mnist_nb.{node.module or ""}'.rstrip('.') if node.level else node.module
+        package, _, module = path.partition('.')
+        if package != 'mnist_nb': continue
+        names |= {module.split('.')[0]} if module else {alias.name for alias in node.names} & {*ORDER}
+    return names
+
+
+
+def test_the_order_names_every_module():
+    assert sorted(ORDER) == [path.stem for path in MODULES]
+
+
 @pytest.mark.parametrize('path', MODULES, ids=lambda p: p.stem)
 def test_imports_run_one_way(path):
-    "Each room imports only from those that DESIGN allows, and nothing heavy at the top of a module."
+    "Each module imports only those before it in the order, and nothing heavy at its top."
     tree = ast.parse(path.read_text())
     froms = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
-    inside = {n.module.split('.')[1] for n in froms if n.module and n.module.startswith('mnist_nb.')}
-    inside |= {n.module.split('.')[0] for n in froms if n.level and n.module}
-    assert inside <= MAY_IMPORT[path.stem], f'{path.stem} imports {inside - MAY_IMPORT[path.stem]}'
+    allowed = ORDER[:ORDER.index(path.stem)]
+    assert modules_of(froms) <= set(allowed), f'{path.stem} imports {modules_of(froms) - set(allowed)}'
+    if path.stem == 'classifier':  # the widgets load only where the classifier shows them
+        at_top = modules_of(n for n in tree.body if isinstance(n, ast.ImportFrom))
+        assert 'widgets' not in at_top, 'classifier imports widgets outside a function'
     top = {a.name.split('.')[0] for n in tree.body if isinstance(n, ast.Import) for a in n.names}
     top |= {n.module.split('.')[0] for n in tree.body if isinstance(n, ast.ImportFrom) and not n.level}
     assert top <= {*sys.stdlib_module_names, 'numpy', 'torch', 'fastcore', 'mnist_nb'}, f'{path.stem} imports {top} at its top'
     assert not any(a.name == '*' for n in froms for a in n.names), 'a star import'
 
 
-def test_a_name_lives_in_one_room():
+def test_a_name_lives_in_one_module():
     homes = {}
     for path in MODULES:
         for node in ast.parse(path.read_text()).body:
@@ -144,7 +153,7 @@ def test_notebooks_are_clean(path):
     assert all('state' in w for w in nb.metadata.get('widgets', {}).values()), 'GitHub would not show it'
 
 
-@pytest.mark.parametrize('name', ['05_explore', '05b_mistakes', '05c_draw'])
+@pytest.mark.parametrize('name', ['09_explore', 'library/marks', 'library/widgets'])
 def test_the_notebook_saves_twins_and_no_widgets(name):
     notebook = nbformat.read(ROOT / f'nbs/{name}.ipynb', as_version=4)
     assert 'widgets' not in notebook.metadata, 'drop metadata.widgets: the site shows the static twins'

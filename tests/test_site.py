@@ -120,9 +120,12 @@ def test_quarto_finds_its_settings(site):
 
 
 def test_the_sidebar_lists_the_notebooks_in_the_order_of_the_index(site):
+    "Lessons first; nbdev makes a section of the folder `library`, in alphabetical order."
     listed = re.findall(r'^\| \[.+?\]\((\S+\.ipynb)\)', '\n'.join(cell.source for cell in source('index.ipynb')), re.M)
+    lessons, library = ([name for name in listed if ('/' in name) is folder] for folder in (False, True))
+    assert listed == lessons + library and {'index.ipynb', *listed} == {*NAMES}
     sidebar = yaml.safe_load((site[0] / '_proc/sidebar.yml').read_text())
-    assert sidebar['website']['sidebar']['contents'] == ['index.ipynb', *listed]
+    assert sidebar['website']['sidebar']['contents'] == ['index.ipynb', *lessons, {'section': 'library', 'contents': library}]
 
 
 def test_making_the_pages_leaves_the_readme_alone(site):

@@ -41,8 +41,7 @@ def made_up_preds(n=10_000, seed=0):
 
 def explorer_costs():
     "The explorers on 10,000 images, in the kernel: what the browser needs comes on top."
-    from mnist_nb.explore import BrowserState, PredictionBrowser, browser_html
-    from mnist_nb.mistakes import ErrorExplorer
+    from mnist_nb.widgets import BrowserState, ErrorExplorer, PredictionBrowser, browser_html
     preds = made_up_preds()
     browser, explorer = PredictionBrowser(preds), ErrorExplorer(preds)
     flip = lambda: browser.update(true=7 if browser.state.true is None else None)
