@@ -144,8 +144,8 @@ def _verified(file, path, kind, size):
         use = {'weights': 'a model to predict with', 'checkpoint': 'a training to go on with'}
         raise ValueError(f'{path} holds {file["kind"]}, not {kind}: it is {use[file["kind"]]}, not {use[kind]}')
     if file['version'] != VERSIONS[kind]:
-        raise ValueError(f'{path} has format version {file["version"]!r} and this mnist_nb reads version {VERSIONS[kind]} '
-                         f'of {kind}: use the mnist_nb that wrote it, or train again')
+        raise ValueError(f'{path} has format version {file["version"]!r} and this mnist_nb reads version '
+                         f'{VERSIONS[kind]} of {kind}: use the mnist_nb that wrote it, or train again')
     content = file['content']
     try:
         _check_size(content, size)
@@ -256,7 +256,7 @@ class Checkpoint(Callback):
         trainer: Trainer,
     ) -> None: save_checkpoint(trainer, self.path, self.config)
 
-# %% ../nbs/library/checkpoints.ipynb #6971fbc5
+# %% ../nbs/library/checkpoints.ipynb #3466f9fa
 def _check_state(trainer, state):
     "Raise unless a trainer of this form can continue from `state`."
     needed = {'model', 'optimizer', 'scaler', 'best_weights', 'history', 'random_state', 'amp_dtype'}
@@ -264,9 +264,10 @@ def _check_state(trainer, state):
     if missing: raise ValueError(f'this is not the state of a Trainer: it lacks {missing}')
     for weights in (state['model'], state['best_weights']): check_weights(trainer.model, weights)
     history = state['history']
-    lists = list(history.values()) if isinstance(history, dict) and history.keys() == vars(History()).keys() else [None]
-    if not all(isinstance(values, list) and len(values) == len(lists[0]) and all(type(value) is float for value in values)
-               for values in lists):
+    known = isinstance(history, dict) and history.keys() == vars(History()).keys()
+    lists = list(history.values()) if known else [None]
+    if not all(isinstance(values, list) and len(values) == len(lists[0]) for values in lists) or not all(
+            type(value) is float for values in lists for value in values):
         raise ValueError('this state does not fit the trainer: its history has not one number for each epoch')
     if ('scheduler' in state) != (trainer.scheduler is not None):
         raise ValueError('this state does not fit the trainer: one has a scheduler, the other has none')

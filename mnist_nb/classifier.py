@@ -328,17 +328,18 @@ def recipe(self: MNISTClassifier) -> dict[str, Any]:  # dict: option -> value, p
             'scheduler_options': in_words(self.scheduler_options),
             **{name: in_words(function) for name, function in given.items()}}
 
-# %% ../nbs/library/classifier.ipynb #c2be826d
+# %% ../nbs/library/classifier.ipynb #f4833220
 class _NearChance(Callback):
     "Warns, once, if the model knows little more than which class is the most frequent."
     def after_epoch(self, trainer: Trainer) -> None:
         history, labels = trainer.history, trainer.valid_dl.data.labels
         if len(history) != max(2, math.ceil(100 / len(trainer.train_dl))): return
-        guessing, accuracy, rate = np.bincount(labels).max() / len(labels), history.val_accuracy[-1], history.learning_rate[0]
+        guessing, accuracy = np.bincount(labels).max() / len(labels), history.val_accuracy[-1]
+        rate = history.learning_rate[0]
         if accuracy < guessing + 0.1 * (1 - guessing):
-            warn(f'after {len(history)} epochs the validation accuracy is {accuracy:.1%}; always naming the most frequent '
-                 f'class would give {guessing:.1%}. Probably learning_rate={rate:g} does not fit: try {rate / 10:g}, or '
-                 f'{rate * 10:g} if the loss falls, but slowly', stacklevel=5)
+            warn(f'after {len(history)} epochs the validation accuracy is {accuracy:.1%}; always naming the most '
+                 f'frequent class would give {guessing:.1%}. Probably learning_rate={rate:g} does not fit: try '
+                 f'{rate / 10:g}, or {rate * 10:g} if the loss falls, but slowly', stacklevel=5)
 
 # %% ../nbs/library/classifier.ipynb #8dfb0b38
 @patch
@@ -353,13 +354,14 @@ def new_trainer(self: MNISTClassifier) -> Trainer:  # a `Trainer` at epoch 0, fo
                    partial(torch.optim.Adam, lr=self.learning_rate), schedule if self.scheduler else None,
                    amp_dtype=autocast_dtype(self.device, self.mixed_precision), seed=self.seed)
 
-# %% ../nbs/library/classifier.ipynb #16e42516
+# %% ../nbs/library/classifier.ipynb #f0dd1410
 @patch
 def _run(self: MNISTClassifier):
     "The recipe of a training, and checksums of its images."
     checksum = lambda data: f'{len(data):,} images {zlib.crc32(data.images, zlib.crc32(data.labels)):08x}'
     splits = self.splits()
-    return {**self.recipe, 'training_images': checksum(splits['train']), 'validation_images': checksum(splits['valid'])}
+    return {**self.recipe, 'training_images': checksum(splits['train']),
+            'validation_images': checksum(splits['valid'])}
 
 # %% ../nbs/library/classifier.ipynb #f64f1575
 @patch
@@ -415,12 +417,14 @@ def say_resume(self: MNISTClassifier) -> None:
     "Say where training goes on; refuse where it can't."
     if self.trainer is None: raise ValueError('there is nothing to go on with: train() first, or load_checkpoint(path)')
     begun, n = self.trainer_recipe, len(self.history)
-    _check_same(begun, self._run(), _LEARNING, 'the training that was begun', 'set them back, or begin anew with resume=False')
+    _check_same(begun, self._run(), _LEARNING, 'the training that was begun',
+                'set them back, or begin anew with resume=False')
     if self.epochs > begun['epochs'] and _fill_in(self.scheduler, self.scheduler_options, 1, 1, 1).keys() - {'max_lr'}:
         raise ValueError(f'this {self.scheduler} was laid out for {begun["epochs"]} epochs and cannot go on to '
                          f'{self.epochs}: train up to that, or begin anew with resume=False')
     if self.unfinished: print(f'Going on after epoch {n} of {self.epochs}.')
-    elif n: print(f'Nothing left to train: {"done with all" if n >= self.epochs else "stopped early after"} {n} epochs.')
+    elif n:
+        print(f'Nothing left to train: {"done with all" if n >= self.epochs else "stopped early after"} {n} epochs.')
 
 # %% ../nbs/library/classifier.ipynb #3421a283
 def _check_same(theirs, ours, names, source, way_out):

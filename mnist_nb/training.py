@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # %% auto #0
-__all__ = ['PER_BATCH', 'ADAM', 'History', 'set_seed', 'random_state', 'set_random_state', 'random_numbers', 'Trainer',
-           'Callback', 'stop_button_waits', 'plot_history', 'EarlyStopping', 'pick_device', 'autocast_dtype']
+__all__ = ['PER_BATCH', 'ADAM', 'History', 'set_seed', 'random_state', 'set_random_state', 'random_numbers', 'Callback',
+           'Trainer', 'stop_button_waits', 'plot_history', 'EarlyStopping', 'pick_device', 'autocast_dtype']
 
 # %% ../nbs/04_training.ipynb #d8acb57a
 @dataclass(repr=False)
@@ -122,7 +122,21 @@ def random_numbers(
         yield
     finally: set_random_state(before)
 
-# %% ../nbs/04_training.ipynb #096fe618
+# %% ../nbs/04_training.ipynb #808c0457
+class Callback:
+    "What a `Trainer` asks and tells between two epochs."
+    def stop(self,
+        trainer: Trainer,
+    ) -> bool:  # should training end?
+        "Asked before each epoch."
+        return False
+
+    def after_epoch(self,
+        trainer: Trainer,
+    ) -> None:
+        "Told after each epoch."
+
+# %% ../nbs/04_training.ipynb #d735b90e
 PER_BATCH = lr_scheduler.OneCycleLR, lr_scheduler.CyclicLR  # these move the learning rate after every batch
 ADAM = partial(torch.optim.Adam, lr=0.001)
 
@@ -146,7 +160,7 @@ class Trainer:
         self.history, self.interrupted = History(), False
         with random_numbers(seed): self.state = self.state_dict()
 
-# %% ../nbs/04_training.ipynb #052a2dc5
+# %% ../nbs/04_training.ipynb #023d01c5
 @patch
 def fit(self: Trainer,
     epochs: int = 10,      # to reach in total, those already trained included
@@ -167,7 +181,7 @@ def fit(self: Trainer,
     if verbose: self.say_why_it_ended(epochs)
     return self.history
 
-# %% ../nbs/04_training.ipynb #f03e6d2d
+# %% ../nbs/04_training.ipynb #34cd9f0a
 @patch
 def one_epoch(self: Trainer) -> None:
     "Train, validate, move the learning rate, note the numbers."
@@ -181,7 +195,7 @@ def one_epoch(self: Trainer) -> None:
     self.history.append(loss=loss, accuracy=accuracy, val_loss=val_loss, val_accuracy=val_accuracy,
                         learning_rate=learning_rate, seconds=time.perf_counter() - start)
 
-# %% ../nbs/04_training.ipynb #41a928b4
+# %% ../nbs/04_training.ipynb #6a1e37f5
 @patch
 def train_epoch(self: Trainer) -> tuple[float, float]:  # mean loss and accuracy
     "One pass over the training images; the sums stay on the device until it ends."
@@ -193,7 +207,7 @@ def train_epoch(self: Trainer) -> tuple[float, float]:  # mean loss and accuracy
         self.bar.update()
     return loss.item() / len(self.train_dl.data), n_right.item() / len(self.train_dl.data)
 
-# %% ../nbs/04_training.ipynb #0d6e344f
+# %% ../nbs/04_training.ipynb #b2c1097f
 @patch
 def train_step(self: Trainer,
     images: torch.Tensor,  # `(b, 1, 28, 28)`
@@ -210,7 +224,7 @@ def train_step(self: Trainer,
     if isinstance(self.scheduler, PER_BATCH): self.scheduler.step()
     return loss.detach(), (scores.argmax(1) == labels).sum()
 
-# %% ../nbs/04_training.ipynb #5e011c75
+# %% ../nbs/04_training.ipynb #72508a1f
 @patch
 @torch.no_grad()
 def validate(self: Trainer) -> tuple[float, float]:  # mean loss and accuracy
@@ -219,7 +233,7 @@ def validate(self: Trainer) -> tuple[float, float]:  # mean loss and accuracy
     scores, labels = map(torch.cat, zip(*((self.model(images), labels) for images, labels in self.valid_dl)))
     return F.cross_entropy(scores, labels).item(), (scores.argmax(1) == labels).sum().item() / len(labels)
 
-# %% ../nbs/04_training.ipynb #98cd75d2
+# %% ../nbs/04_training.ipynb #b6bd84ff
 @patch
 def state_dict(self: Trainer) -> dict[str, Any]:  # dict of tensors, numbers and texts, nested; a copy
     "Everything that training needs to continue from here."
@@ -230,7 +244,7 @@ def state_dict(self: Trainer) -> dict[str, Any]:  # dict of tensors, numbers and
                      'history': asdict(self.history), 'random_state': random_state(),
                      'amp_dtype': str(self.amp_dtype).removeprefix('torch.')})
 
-# %% ../nbs/04_training.ipynb #658d96b7
+# %% ../nbs/04_training.ipynb #28bf1ecc
 @patch
 def restore(self: Trainer) -> None:
     "Make everything as it was when the last epoch ended."
@@ -241,7 +255,7 @@ def restore(self: Trainer) -> None:
         if name in state: getattr(self, name).load_state_dict(state[name])
     self.history, self.interrupted = History(**state['history']), False
 
-# %% ../nbs/04_training.ipynb #11075215
+# %% ../nbs/04_training.ipynb #783077ba
 @patch
 def settle(self: Trainer) -> None:
     "Leave the best weights in the model, ready for use, and the history of the finished epochs."
@@ -249,7 +263,7 @@ def settle(self: Trainer) -> None:
     self.model.eval()
     self.history = History(**deepcopy(self.state['history']))
 
-# %% ../nbs/04_training.ipynb #2932bde1
+# %% ../nbs/04_training.ipynb #ba935bb0
 @patch
 def load_state_dict(self: Trainer,
     state: dict[str, Any],  # what `state_dict` of a trainer with the same settings returned
@@ -259,21 +273,7 @@ def load_state_dict(self: Trainer,
     self.restore()
     self.settle()
 
-# %% ../nbs/04_training.ipynb #4715ed50
-class Callback:
-    "What a `Trainer` asks and tells between two epochs."
-    def stop(self,
-        trainer: Trainer,
-    ) -> bool:  # should training end?
-        "Asked before each epoch."
-        return False
-
-    def after_epoch(self,
-        trainer: Trainer,
-    ) -> None:
-        "Told after each epoch."
-
-# %% ../nbs/04_training.ipynb #ef9e4d23
+# %% ../nbs/04_training.ipynb #0ffdb016
 @patch
 def finished(self: Trainer,
     epochs: int,  # to reach in total
@@ -281,14 +281,15 @@ def finished(self: Trainer,
     "Is there nothing left to train?"
     return len(self.history) >= epochs or any(callback.stop(self) for callback in self.callbacks)
 
-# %% ../nbs/04_training.ipynb #9cd4b608
+# %% ../nbs/04_training.ipynb #baa44d85
 @patch
 def keep_epoch(self: Trainer, epochs: int, verbose: bool) -> None:
     "Take the state, say how it goes, and tell the callbacks."
     self.state = self.state_dict()
     history, n = self.history, len(self.history)
     if verbose:
-        self.bar.write(f'Epoch {n}/{epochs}: Train Loss: {history.loss[-1]:.3f}, Val Acc: {history.val_accuracy[-1]:.1%}')
+        loss, accuracy = history.loss[-1], history.val_accuracy[-1]
+        self.bar.write(f'Epoch {n}/{epochs}: Train Loss: {loss:.3f}, Val Acc: {accuracy:.1%}')
     for callback in self.callbacks: callback.after_epoch(self)
     set_random_state(self.state['random_state'])  # whatever the callbacks drew
 
@@ -317,7 +318,7 @@ def say_why_it_ended(self: Trainer, epochs: int) -> None:
     if self.interrupted: print(f'Stopped; {n} of {epochs} epochs are kept. {kept} Train again to continue.')
     elif n < epochs: print(f'Stopped early after {n} of {epochs} epochs. {kept}')
 
-# %% ../nbs/04_training.ipynb #9dc6ea06
+# %% ../nbs/04_training.ipynb #c6b2de32
 @contextmanager
 def stop_button_waits() -> Iterator[None]:
     "Inside, the stop signal waits; `KeyboardInterrupt` comes at the end."
@@ -328,7 +329,7 @@ def stop_button_waits() -> Iterator[None]:
         if main: signal.signal(signal.SIGINT, before or signal.default_int_handler)
     if pressed: raise KeyboardInterrupt
 
-# %% ../nbs/04_training.ipynb #a4a48b29
+# %% ../nbs/04_training.ipynb #440c3e59
 @patch
 def divergence(self: Trainer, loss: float) -> str:
     "What to say when a loss is NaN or infinite."
@@ -345,7 +346,7 @@ def explained(self: Trainer, error: Exception) -> Exception:
     way_out = f'try batch_size={size // 2}' if size > 1 else 'take a smaller model'
     return MemoryError(f'out of memory on {self.device} with batch_size={size}: {way_out}') if full else error
 
-# %% ../nbs/04_training.ipynb #f508fa50
+# %% ../nbs/04_training.ipynb #47656b57
 def plot_history(
     history: History,         # a History of one epoch or more
     ax: Axes | None = None,   # matplotlib Axes to draw on; None makes one
@@ -367,7 +368,7 @@ def plot_history(
     ax.legend()
     return ax
 
-# %% ../nbs/04_training.ipynb #dc7f376f
+# %% ../nbs/04_training.ipynb #ef715c92
 class EarlyStopping(Callback):
     "Ends training when validation accuracy has not improved for `patience` epochs; computed from the history."
     def __init__(self,
