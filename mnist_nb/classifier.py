@@ -27,9 +27,10 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from . import checkpoints, evaluation, files
-from .data import MEAN, STD, Batches, LabeledImages, load_data, normalize, plot_images, split_train_valid
+from .data import (MEAN, STD, ZERO_OR_ONE, Batches, LabeledImages, load_data, normalize, plot_images,
+                           split_train_valid)
 from .handwriting import prepare_image
-from .model import MNISTNet, count_parameters
+from .model import MNISTNet, count_parameters, evaluation_mode
 from .training import (Callback, EarlyStopping, History, Trainer, autocast_dtype, pick_device, plot_history,
                                random_numbers)
 
@@ -60,17 +61,22 @@ _RULES = {  # option -> what it must be, and whether a value is that
 _FUNCTIONS = 'transform', 'augment'  # options that are functions of the user's
 _BLANK = LabeledImages(np.zeros((2, 28, 28), np.uint8), np.zeros(2, np.int64), 'blank')
 
+# %% ../nbs/library/classifier.ipynb #bd53f58e
+def _checked(name, value):
+    "A number for this option; raises TypeError or ValueError with what it must be."
+    expected, holds = _RULES[name]
+    if not isinstance(value, Number) or isinstance(value, (bool, complex)):
+        raise TypeError(f'{name} must be {expected}, got {value!r} ({type(value).__name__})')
+    if not holds(value): raise ValueError(f'{name} must be {expected}, got {value!r}')
+    return value
+
 # %% ../nbs/library/classifier.ipynb #ba24d52a
 def check_options(
     options: dict[str, Any],  # option name -> value, as `MNISTClassifier` takes them
 ) -> None:                    # nothing; raises TypeError or ValueError at the first option that can't be meant
     "Refuse options that can't work, before anything is computed with them."
-    for name, (expected, holds) in _RULES.items():
-        value = options[name]
-        if name == 'patience' and value is None: continue
-        if not isinstance(value, Number) or isinstance(value, (bool, complex)):
-            raise TypeError(f'{name} must be {expected}, got {value!r} ({type(value).__name__})')
-        if not holds(value): raise ValueError(f'{name} must be {expected}, got {value!r}')
+    for name in _RULES:
+        if name != 'patience' or options[name] is not None: _checked(name, options[name])
     autocast_dtype(pick_device(options['device']), options['mixed_precision'])
     functions = {name: options[name] for name in _FUNCTIONS}
     _try_out(Batches(_BLANK, **functions, mean=options['normalize_mean'], std=options['normalize_std']))
@@ -121,21 +127,27 @@ class MNISTClassifier:
     ) -> None:
         options = {name: value for name, value in locals().items() if name != 'self'}
         check_options(options)
-        vars(self).update(options)
-        self.device = pick_device(device)
-        self.model = self.build_model().to(self.device)
-        self.start_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.class_names = tuple('0123456789') if isinstance(data, str) else data[0].class_names
+        vars(self).update(options, device=pick_device(device))
+        vars(self)['model'] = self.build_model().to(self.device)
+        self.start_weights = deepcopy(self.model.state_dict())
         self.scheduler, self.scheduler_options, self.parts, self.trainer, self.history = None, {}, None, None, History()
+        self.weights_recipe, self.asked = None, None  # how the weights came about; who answers while training runs
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in signature(MNISTClassifier).parameters:
+            raise AttributeError(f'{name} stays as it was when this classifier was made: clone({name}=...) makes another one'
+                                 + ', and train(epochs=...) a longer training' * (name == 'epochs'))
+        super().__setattr__(name, value)
 
 # %% ../nbs/library/classifier.ipynb #331a0539
 @patch
 def build_model(self: MNISTClassifier) -> nn.Module:  # an untrained `MNISTNet`, or the model that was given
     "The network, its first weights drawn with the seed."
-    n_classes = 10 if isinstance(self.data, str) else len(self.data[0].class_names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(self.seed)
-        if self.model is not None: return check_model(self.model, n_classes)
-        return MNISTNet(self.num_filters, self.hidden_size, self.dropout1, self.dropout2, n_classes)
+        if self.model is not None: return check_model(self.model, len(self.class_names))
+        return MNISTNet(self.num_filters, self.hidden_size, self.dropout1, self.dropout2, len(self.class_names)).float()
 
 # %% ../nbs/library/classifier.ipynb #ab4a4ab0
 def check_model(
@@ -145,19 +157,22 @@ def check_model(
     "Refuse what is no network from images `(batch, 1, 28, 28)` to `(batch, n_classes)`."
     if not isinstance(model, nn.Module):
         raise TypeError(f'model must be an nn.Module object, got {model!r} (a class? then add its brackets)')
+    if hasattr(model, '_orig_mod') or isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise TypeError(f'{type(model).__name__} wraps a network: give the network inside, so that its files fit it elsewhere')
     device = next((p.device for p in model.parameters()), torch.device('cpu'))
-    modes = [(module, module.training) for module in model.modules()]
     try:
-        with torch.no_grad(): output = model.eval()(torch.zeros(2, 1, 28, 28, device=device))
+        blank = torch.zeros(2, 1, 28, 28, device=device, dtype=torch.float32)
+        with evaluation_mode(model), torch.no_grad(): output = model(blank)
     except Exception as error:  # somebody's own code can fail in any way
-        raise ValueError(f'{type(model).__name__} cannot take images (batch, 1, 28, 28): '
+        raise ValueError(f'{type(model).__name__} cannot take images (batch, 1, 28, 28) of float32: '
                          f'{type(error).__name__}: {error}') from error
-    finally:
-        for module, training in modes: module.training = training
     shape = tuple(getattr(output, 'shape', ()))
     if shape != (2, n_classes):
         raise ValueError(f'{type(model).__name__} gave {shape} for two images, expected (2, {n_classes}): '
                          f'its last layer needs {n_classes} outputs')
+    if n_classes > 1 and (output >= 0).all() and torch.allclose(output.sum(1), torch.ones_like(output[:, 0]), atol=1e-4):
+        raise ValueError(f'{type(model).__name__} gives probabilities: leave out its Softmax; logits or log-probabilities '
+                         'are expected, and softmax comes later')
     return model
 
 # %% ../nbs/library/classifier.ipynb #de50c474
@@ -174,22 +189,33 @@ def image_batch(
 ) -> torch.Tensor:       # normalised images, float32 tensor `(n, 1, 28, 28)`
     "Whatever holds digits, as the batch that a network takes."
     if isinstance(images, (list, tuple)):
-        batches = [image_batch(image, mean, std) for image in images]
+        batches = [_one_of(images, i, mean, std) for i in range(len(images))]
         return torch.cat(batches) if batches else torch.empty(0, 1, 28, 28)
     pixels = _pixels(images)
     low, high = pixels.aminmax() if pixels.numel() else (0, 0)
     black, white = -mean / std, (1 - mean) / std
-    if not pixels.is_floating_point() and 0 <= low and high <= 1: pixels = pixels.float()
+    if not pixels.is_floating_point() and high == 1 and low >= 0: raise ValueError(ZERO_OR_ONE)
     if not pixels.is_floating_point() and 0 <= low and high <= 255: return normalize(pixels[:, 0].byte(), mean, std)
     if pixels.is_floating_point() and 0 <= low and high <= 1: return normalize(pixels, mean, std)
     if pixels.is_floating_point() and black - 0.01 <= low and high <= white + 0.01: return pixels.float()
     raise ValueError(f'pixels ({pixels.dtype}) from {low:g} to {high:g} have no meaning here: expected whole numbers '
                      f'0-255, floats 0-1, or floats normalised to {black:.2f}-{white:.2f}')
 
+# %% ../nbs/library/classifier.ipynb #f1f39768
+def _one_of(images, i, mean, std):
+    "One image of a list as a batch; an error says which one it was."
+    try: return image_batch(images[i], mean, std)
+    except (ValueError, TypeError, OSError) as error:
+        name = f' ({str(images[i])[:80]})' if isinstance(images[i], (str, Path)) else ''
+        raise type(error)(f'image {i}{name}: {error}') from error
+
 # %% ../nbs/library/classifier.ipynb #ce05b60d
 def _pixels(images):
     "Pixels `(n, 1, 28, 28)` of what `image_batch` takes, their values as they came."
     if isinstance(images, LabeledImages): images = images.images
+    elif getattr(images, 'shape', ()) == (3, 28, 28):
+        raise ValueError('(3, 28, 28) may be three gray images or one color image: images[:, None] says that there are '
+                         'three, and PIL.Image.fromarray or a file takes one in color')
     if isinstance(images, (str, Path)) or hasattr(images, 'getbands'): images = prepare_image(images)
     if isinstance(images, np.ndarray) and images.dtype.kind in 'buif':
         known = images.dtype.kind == 'f' or images.dtype in (np.uint8, bool)
@@ -199,12 +225,25 @@ def _pixels(images):
         raise TypeError(f'expected images as array, tensor, path or PIL image, got {kind}')
     images = images.detach().cpu()
     if images.dtype == torch.bool: images = images.float()
+    if not images.is_floating_point(): images = images.to(torch.int64)  # PyTorch computes little with its other kinds
     if images.shape[-2:] != (28, 28) or images.ndim > 4 or (images.ndim == 4 and images.shape[1] != 1):
         raise ValueError('expected images of shape (28, 28), (n, 28, 28) or (n, 1, 28, 28), '
                          f'got {tuple(images.shape)}; '
                          'prepare_image of mnist_nb.handwriting brings any picture to 28x28')
     if not images.isfinite().all(): raise ValueError(f'{(~images.isfinite()).sum()} pixels are NaN or infinite')
     return images.reshape(-1, 1, 28, 28)
+
+# %% ../nbs/library/classifier.ipynb #d804d073
+@patch
+def _answering(self: MNISTClassifier):
+    "The network that answers: while training runs, a copy with the weights of the last finished epoch."
+    if self.asked is None: return self.model
+    state = self.trainer.state
+    if self.asked[0] is not state:
+        copy = deepcopy(self.model)
+        copy.load_state_dict(state['model'])
+        self.asked = state, copy
+    return self.asked[1]
 
 # %% ../nbs/library/classifier.ipynb #5a902910
 @patch
@@ -213,13 +252,11 @@ def predict_proba(self: MNISTClassifier,
 ) -> np.ndarray:     # probability of each class, float32 array `(n, 10)`, rows sum to 1
     "How probable each digit is, for one image or several."
     batch = image_batch(images, self.normalize_mean, self.normalize_std)
-    self.model.eval()
-    with torch.no_grad():
-        probs = torch.cat([F.softmax(self.model(part.to(self.device)).float(), dim=1).cpu()
-                           for part in batch.split(1000)])
+    model = self._answering()
+    with evaluation_mode(model), torch.no_grad():
+        probs = torch.cat([F.softmax(model(part.to(self.device)).float(), dim=1).cpu() for part in batch.split(1000)])
     if not probs.isfinite().all():
-        raise ValueError('the network gave NaN: its weights are no numbers any more; '
-                         'train it anew or load other weights')
+        raise ValueError('the network gave NaN: its weights contain NaN; train again or load other weights')
     return probs.numpy()
 
 # %% ../nbs/library/classifier.ipynb #a0177518
@@ -295,12 +332,26 @@ def set_scheduler(self: MNISTClassifier,
         make_scheduler(name, trial, self.epochs, 10, **options)
     self.scheduler, self.scheduler_options = name, options
 
+# %% ../nbs/library/classifier.ipynb #f7da6cc7
+@patch
+def clone(self: MNISTClassifier,
+    **changes: Any,      # options of `MNISTClassifier` that shall differ
+) -> MNISTClassifier:    # untrained; its network is made anew, or is a copy of the one given with its initial weights
+    "A new classifier with the same options and scheduler."
+    options = {name: getattr(self, name) for name in signature(MNISTClassifier).parameters if name != 'model'}
+    if type(self.model) is not MNISTNet and 'model' not in changes:
+        options['model'] = deepcopy(self.model)
+        options['model'].load_state_dict(self.start_weights)
+    clone = type(self)(**{**options, **changes})
+    clone.set_scheduler(self.scheduler, **self.scheduler_options)
+    return clone
+
 # %% ../nbs/library/classifier.ipynb #176454bd
 _LEARNING = (  # what must agree to go on with a training
-    'network batch_size dropout1 dropout2 hidden_size learning_rate normalize_mean normalize_std num_filters '
+    'network class_names batch_size dropout1 dropout2 hidden_size learning_rate normalize_mean normalize_std num_filters '
     'scheduler scheduler_options '
     'seed train_split transform augment training_images validation_images').split()
-_PREDICTING = 'network hidden_size num_filters normalize_mean normalize_std'.split()  # what must agree to use weights
+_PREDICTING = 'network class_names hidden_size num_filters normalize_mean normalize_std'.split()  # what must agree to use weights
 
 # %% ../nbs/library/classifier.ipynb #b3b05a46
 def in_words(
@@ -324,7 +375,7 @@ def recipe(self: MNISTClassifier) -> dict[str, Any]:  # dict: option -> value, p
     numbers = {name: getattr(self, name) for name in sorted(signature(MNISTClassifier).parameters)
                if name not in objects}
     given = {name: getattr(self, name) for name in _FUNCTIONS if getattr(self, name) is not None}
-    return {'network': type(self.model).__name__, **numbers, 'scheduler': self.scheduler,
+    return {'network': type(self.model).__name__, 'class_names': list(self.class_names), **numbers, 'scheduler': self.scheduler,
             'scheduler_options': in_words(self.scheduler_options),
             **{name: in_words(function) for name, function in given.items()}}
 
@@ -343,12 +394,15 @@ class _NearChance(Callback):
 
 # %% ../nbs/library/classifier.ipynb #8dfb0b38
 @patch
-def new_trainer(self: MNISTClassifier) -> Trainer:  # a `Trainer` at epoch 0, for the weights that the model has now
+def new_trainer(self: MNISTClassifier,
+    epochs: int | None = None,  # length of the run, for schedules that need it; None: the option `epochs`
+) -> Trainer:                   # at epoch 0, for the weights that the model has now
     "The training that the options describe."
+    epochs = epochs or self.epochs
     splits, common = self.splits(), dict(device=self.device, mean=self.normalize_mean, std=self.normalize_std)
     train_dl = Batches(splits['train'], self.batch_size, shuffle=True, augment=self.augment, transform=self.transform,
                        **common)
-    schedule = lambda optimizer: make_scheduler(self.scheduler, optimizer, self.epochs, len(train_dl),
+    schedule = lambda optimizer: make_scheduler(self.scheduler, optimizer, epochs, len(train_dl),
                                                 **self.scheduler_options)
     return Trainer(self.model, train_dl, Batches(splits['valid'], 1000, **common),
                    partial(torch.optim.Adam, lr=self.learning_rate), schedule if self.scheduler else None,
@@ -365,33 +419,43 @@ def _run(self: MNISTClassifier):
 
 # %% ../nbs/library/classifier.ipynb #f64f1575
 @patch
-def begin(self: MNISTClassifier) -> None:
+def begin(self: MNISTClassifier,
+    epochs: int | None = None,  # length of the run; None: the option `epochs`
+) -> None:
     "Go back to the initial weights and the first random numbers, at epoch 0."
-    check_options({name: getattr(self, name) for name in signature(MNISTClassifier).parameters})
+    epochs = epochs or self.epochs
     before = deepcopy(self.model.state_dict())
     self.model.load_state_dict(self.start_weights)
     try:
-        trainer = self.new_trainer()
-        trainer.check_length(self.epochs)
+        trainer = self.new_trainer(epochs)
+        trainer.check_length(epochs)
     except BaseException:
         self.model.load_state_dict(before)
         raise
-    self.trainer, self.trainer_recipe, self.history = trainer, self._run(), trainer.history
+    self.trainer, self.weights_recipe, self.history = trainer, {**self._run(), 'epochs': epochs}, trainer.history
 
 # %% ../nbs/library/classifier.ipynb #64e2e618
 @patch(as_prop=True)
 def unfinished(self: MNISTClassifier) -> bool:  # True: a training has begun and has epochs left to run
     "Is there something to go on with?"
-    return self.trainer is not None and len(self.history) > 0 and not self.trainer.finished(self.epochs)
+    return self._unfinished(self.epochs)
+
+# %% ../nbs/library/classifier.ipynb #be5ac46c
+@patch
+def _unfinished(self: MNISTClassifier, epochs):
+    "Has a training begun that has not reached so many epochs?"
+    return self.trainer is not None and len(self.history) > 0 and not self.trainer.finished(epochs)
 
 # %% ../nbs/library/classifier.ipynb #b657cc78
 @patch
 def train(self: MNISTClassifier,
+    epochs: int | None = None,   # to reach in total, 1 or more; None: the option `epochs`
     resume: bool | None = None,  # True: go on with the last training; False: begin anew; None: go on if unfinished
     # file to write after each epoch, and to go on from if it is there; None: no file
     checkpoint: str | Path | None = None,
 ) -> History:                    # the `History`, one entry an epoch
     "Train for `epochs`; the weights of the best epoch stay in the model."
+    epochs = self.epochs if epochs is None else _checked('epochs', epochs)
     if checkpoint is not None:
         files.check_writable(checkpoint, self.model)
         if resume is not False and Path(checkpoint).exists():
@@ -402,29 +466,32 @@ def train(self: MNISTClassifier,
                                     'check its name, or begin anew')
     patience = [EarlyStopping(self.patience, self.min_delta)] if self.patience else []
     if self.trainer: self.trainer.callbacks = patience  # how long to go on may be chosen anew
-    if not (self.unfinished if resume is None else resume): self.begin()
-    else: self.say_resume()
-    save = [checkpoints.Checkpoint(checkpoint, {'recipe': self.trainer_recipe})] if checkpoint is not None else []
+    if not (self._unfinished(epochs) if resume is None else resume): self.begin(epochs)
+    else: self.say_resume(epochs)
+    save = [checkpoints.Checkpoint(checkpoint, {'recipe': self.weights_recipe})] if checkpoint is not None else []
     self.trainer.callbacks = [*patience, _NearChance(), *save]
-    try: self.trainer.fit(self.epochs)
-    finally: self.history = self.trainer.history
+    self.asked = None, None  # from here on a copy answers
+    try: self.trainer.fit(epochs)
+    finally: self.asked, self.history = None, self.trainer.history
     if self.trainer.interrupted: print('Training again goes on from here; with resume=False it begins anew.')
     return self.history
 
 # %% ../nbs/library/classifier.ipynb #2b044c0c
 @patch
-def say_resume(self: MNISTClassifier) -> None:
+def say_resume(self: MNISTClassifier, epochs: int) -> None:
     "Say where training goes on; refuse where it can't."
     if self.trainer is None: raise ValueError('there is nothing to go on with: train() first, or load_checkpoint(path)')
-    begun, n = self.trainer_recipe, len(self.history)
+    begun, n = self.weights_recipe, len(self.history)
+    self.trainer.check_length(epochs)
     _check_same(begun, self._run(), _LEARNING, 'the training that was begun',
                 'set them back, or begin anew with resume=False')
-    if self.epochs > begun['epochs'] and _fill_in(self.scheduler, self.scheduler_options, 1, 1, 1).keys() - {'max_lr'}:
+    if epochs > begun['epochs'] and _fill_in(self.scheduler, self.scheduler_options, 1, 1, 1).keys() - {'max_lr'}:
         raise ValueError(f'this {self.scheduler} was laid out for {begun["epochs"]} epochs and cannot go on to '
-                         f'{self.epochs}: train up to that, or begin anew with resume=False')
-    if self.unfinished: print(f'Going on after epoch {n} of {self.epochs}.')
+                         f'{epochs}: train up to that, or begin anew with resume=False')
+    self.weights_recipe = {**begun, 'epochs': max(epochs, begun['epochs'])}
+    if self._unfinished(epochs): print(f'Going on after epoch {n} of {epochs}.')
     elif n:
-        print(f'Nothing left to train: {"done with all" if n >= self.epochs else "stopped early after"} {n} epochs.')
+        print(f'Nothing left to train: {"done with all" if n >= epochs else "stopped early after"} {n} epochs.')
 
 # %% ../nbs/library/classifier.ipynb #3421a283
 def _check_same(theirs, ours, names, source, way_out):
@@ -440,7 +507,7 @@ def predictions(self: MNISTClassifier,
     data: LabeledImages | str | None = None,  # `LabeledImages`, or 'train', 'valid', 'test'; None: the test images
 ) -> evaluation.Predictions:                  # `Predictions`, which scores and figures take
     "What the model says about labelled images."
-    return evaluation.predict(self.model, self.labelled(data), mean=self.normalize_mean, std=self.normalize_std)
+    return evaluation.predict(self._answering(), self.labelled(data), mean=self.normalize_mean, std=self.normalize_std)
 
 # %% ../nbs/library/classifier.ipynb #fdaee52e
 @patch
@@ -448,7 +515,10 @@ def labelled(self: MNISTClassifier,
     data: LabeledImages | str | None = None,  # `LabeledImages`, or 'train', 'valid', 'test'; None: the test images
 ) -> LabeledImages:                           # `LabeledImages`
     "The images that are meant."
-    if isinstance(data, LabeledImages): return data
+    if isinstance(data, LabeledImages):
+        if data.class_names == self.class_names: return data
+        raise ValueError(f'these images have the classes {data.class_names}, this classifier {self.class_names}: '
+                         'the same names in the same order are needed')
     if data is not None and (not isinstance(data, str) or data not in ('train', 'valid', 'test')):
         raise ValueError("data must be 'train', 'valid', 'test' or LabeledImages, "
                          f"got {str(data)[:60]!r} ({type(data).__name__})")
@@ -469,7 +539,7 @@ def save_model(self: MNISTClassifier,
     dtype: torch.dtype | None = None,  # `torch.float16` halves the file; None keeps full precision
 ) -> None:
     "Write the weights, with the recipe and the history that led to them."
-    checkpoints.save_weights(self.model, path, {'recipe': self.recipe, 'history': asdict(self.history)}, dtype)
+    checkpoints.save_weights(self.model, path, {'recipe': self.weights_recipe or self.recipe, 'history': asdict(self.history)}, dtype)
 
 # %% ../nbs/library/classifier.ipynb #969ab15a
 @patch
@@ -481,7 +551,7 @@ def load_model(self: MNISTClassifier,
     _check_same(recipe, self.recipe, _PREDICTING, path, 'give it these options, or use MNISTClassifier.from_file(path)')
     checkpoints.load_weights(self.model, path)
     self.model.eval()
-    self.trainer, self.history = None, history
+    self.trainer, self.weights_recipe, self.history = None, recipe or None, history
     self.start_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
 
 # %% ../nbs/library/classifier.ipynb #9f35ea55
@@ -508,7 +578,7 @@ def from_file(cls: MNISTClassifier,
     if recipe['network'] != 'MNISTNet' and 'model' not in options:
         raise ValueError(f"{path} has weights of a {recipe['network']}: give it as model={recipe['network']}(...)")
     saved = {name: value for name, value in recipe.items()
-             if name in signature(cls).parameters and name not in _FUNCTIONS}
+             if name in signature(MNISTClassifier).parameters and name not in _FUNCTIONS}
     classifier = cls(**{**saved, **options})
     classifier.scheduler, classifier.scheduler_options = recipe['scheduler'], recipe['scheduler_options']
     try: classifier.load_model(path)
@@ -526,7 +596,7 @@ def save_checkpoint(self: MNISTClassifier,
         raise ValueError('there is no training to save: these weights came from a file; save_model keeps them, '
                          'train() begins a training')
     if self.trainer is None: self.begin()
-    checkpoints.save_checkpoint(self.trainer, path, {'recipe': self.trainer_recipe})
+    checkpoints.save_checkpoint(self.trainer, path, {'recipe': self.weights_recipe})
 
 # %% ../nbs/library/classifier.ipynb #528573bc
 @patch
@@ -539,7 +609,7 @@ def load_checkpoint(self: MNISTClassifier,
                 'give it these options, or begin anew (resume=False, --no-resume)')
     trainer = self.new_trainer()
     checkpoints.load_checkpoint(trainer, path)
-    self.trainer, self.trainer_recipe, self.history = trainer, recipe, trainer.history
+    self.trainer, self.weights_recipe, self.history = trainer, recipe, trainer.history
 
 # %% ../nbs/library/classifier.ipynb #6cc821bf
 @patch

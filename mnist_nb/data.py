@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # %% auto #0
-__all__ = ['MEAN', 'STD', 'plot_images', 'LabeledImages', 'load_mnist', 'load_sample', 'load_data', 'plot_class_counts',
-           'plot_mean_images', 'split_train_valid', 'normalize', 'Batches', 'affine', 'random_affine']
+__all__ = ['ZERO_OR_ONE', 'MEAN', 'STD', 'plot_images', 'LabeledImages', 'load_mnist', 'load_sample', 'load_data',
+           'plot_class_counts', 'plot_mean_images', 'split_train_valid', 'normalize', 'Batches', 'affine',
+           'random_affine']
 
 # %% ../nbs/01_data.ipynb #dea076ce
 def plot_images(
@@ -96,6 +97,9 @@ class LabeledImages:
         return f"{self.name or 'LabeledImages'}: {len(self):,} images of {len(self.class_names)} classes"
 
 # %% ../nbs/01_data.ipynb #7b7f9039
+ZERO_OR_ONE = ('whole numbers of which the largest is 1 may be a mask or an image that is nearly black: '
+               'multiply a mask by 255')
+
 def _check_images(images):
     "Raise unless `images` is a uint8 array `(n, 28, 28)`."
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
@@ -103,6 +107,7 @@ def _check_images(images):
     if images.ndim != 3 or images.shape[1:] != (28, 28):
         raise ValueError(f'images must have the shape (n, 28, 28), got {images.shape}; '
                          f'mnist_nb.handwriting.prepare_image brings any picture to 28x28')
+    if images.size and images.max() == 1: raise ValueError(ZERO_OR_ONE)
 
 def _check_labels(labels, n_images, n_classes):
     "Raise unless `labels` is an int64 array with one known class for each image."

@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from numpy.typing import ArrayLike
 
 from .data import MEAN, STD, Batches, LabeledImages
+from .model import evaluation_mode
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,14 +123,11 @@ def predict(
         raise TypeError(f'model must be a torch.nn.Module, got {type(model).__name__}')
     home = next(model.parameters(), torch.empty(0)).device
     batches = Batches(data, batch_size, device=device or home, mean=mean, std=std)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval().to(device or home)
+    model.to(device or home)
     try:
-        with torch.no_grad():
+        with evaluation_mode(model), torch.no_grad():
             probs = [F.softmax(model(images).float(), dim=1).cpu() for images, _ in batches]
-    finally:
-        model.to(home)
-        for module, training in modes: module.training = training
+    finally: model.to(home)
     return Predictions(data, torch.cat(probs).numpy())
 
 # %% ../nbs/05_evaluation.ipynb #3f377b74

@@ -5,7 +5,6 @@
 # %% ../nbs/07_interpretation.ipynb #0e5eb03a
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from .data import MEAN, STD, LabeledImages, affine
 from .evaluation import accuracy_interval, predict
+from .model import evaluation_mode
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,16 +57,6 @@ def _as_targets(target, n):
         raise ValueError(f'target must be None, one class or {n} classes (whole numbers), got {target!r:.60}')
     return np.broadcast_to(classes, n).astype(np.int64)
 
-# %% ../nbs/07_interpretation.ipynb #66d19f95
-@contextmanager
-def _evaluating(model):
-    "Dropout and batch norm rest inside; afterwards every module is in the mode it was found in."
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try: yield
-    finally:
-        for module, mode in modes: module.training = mode
-
 # %% ../nbs/07_interpretation.ipynb #ca5e2872
 def saliency(
     model: torch.nn.Module,           # any `nn.Module` that gives logits or log-probabilities `(batch, classes)`
@@ -80,7 +70,7 @@ def saliency(
     images, maps = _as_data(images).images, []
     targets = _as_targets(target, len(images))
     place = next(model.parameters(), torch.zeros(()))  # its device and precision are the model's
-    with _evaluating(model), torch.inference_mode(False), torch.enable_grad():
+    with evaluation_mode(model), torch.inference_mode(False), torch.enable_grad():
         for start in range(0, len(images), batch_size):
             batch = slice(start, start + batch_size)
             pixels = torch.tensor(images[batch, None]).to(place) / 255

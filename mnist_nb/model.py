@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # %% auto #0
-__all__ = ['MNISTNet', 'count_parameters', 'layer_table', 'plot_filters', 'feature_maps', 'plot_feature_maps', 'resnet18']
+__all__ = ['MNISTNet', 'count_parameters', 'layer_table', 'evaluation_mode', 'plot_filters', 'feature_maps', 'plot_feature_maps',
+           'resnet18']
 
 # %% ../nbs/02_model.ipynb #ea433896
 class MNISTNet(nn.Module):
@@ -104,6 +107,18 @@ def layer_table(
             recorder._add(path, module, '-', '-')
     return pd.DataFrame(recorder.rows, columns=_COLUMNS)
 
+# %% ../nbs/02_model.ipynb #15259d4c
+@contextmanager
+def evaluation_mode(
+    model: nn.Module,      # any `nn.Module`
+) -> Iterator[nn.Module]:  # the same model
+    "Inside, dropout and batch normalization are as for prediction; afterwards each module has the mode it had."
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try: yield model
+    finally:
+        for module, training in modes: module.training = training
+
 # %% ../nbs/02_model.ipynb #095ef19e
 def _watch(model, input_shape):
     "Run a model once on zeros; give back the recorder that watched."
@@ -113,19 +128,18 @@ def _watch(model, input_shape):
         raise TypeError(f'input_shape must be a shape such as (1, 28, 28), got {input_shape!r}')
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     shapes = [input_shape] if all(isinstance(size, int) for size in input_shape) else input_shape
-    recorder, hooks, modes = _Recorder(), [], {m: m.training for m in model.modules()}
+    recorder, hooks = _Recorder(), []
     for path, module in model.named_modules():
         if next(module.children(), None) is None or next(module.parameters(recurse=False), None) is not None:
             hooks.append(module.register_forward_hook(partial(recorder._leave, path), with_kwargs=True))
     try:
-        with torch.random.fork_rng([like.device] if like.is_cuda else []), torch.no_grad():
-            model.eval()(*(torch.zeros(1, *shape, dtype=like.dtype, device=like.device) for shape in shapes))
+        with evaluation_mode(model), torch.random.fork_rng([like.device] if like.is_cuda else []), torch.no_grad():
+            model(*(torch.zeros(1, *shape, dtype=like.dtype, device=like.device) for shape in shapes))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ValueError(f'{type(model).__name__} could not take zeros of shape {input_shape} (without the batch '
                          f'axis): {error}; pass the shape it expects as input_shape') from error
     finally:
         for hook in hooks: hook.remove()
-        for module, mode in modes.items(): module.training = mode
     return recorder
 
 # %% ../nbs/02_model.ipynb #b5f167ac
@@ -207,13 +221,11 @@ def feature_maps(
     layers = dict(model.named_modules())
     if layer not in layers:
         raise ValueError(f"{type(model).__name__} has no layer {layer!r}; it has {', '.join(filter(None, layers))}")
-    modes, outputs = {m: m.training for m in model.modules()}, []
+    outputs = []
     hook = layers[layer].register_forward_hook(lambda module, inputs, output: outputs.append(output))
     try:
-        with torch.no_grad(): model.eval()(images)
-    finally:
-        hook.remove()
-        for module, mode in modes.items(): module.training = mode
+        with evaluation_mode(model), torch.no_grad(): model(images)
+    finally: hook.remove()
     if not outputs: raise ValueError(f'{type(model).__name__} did not use the layer {layer!r} for these images')
     return outputs[-1]
 
