@@ -136,8 +136,8 @@ class MNISTClassifier:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in signature(MNISTClassifier).parameters:
-            raise AttributeError(f'{name} stays as it was when this classifier was made: clone({name}=...) makes another one'
-                                 + ', and train(epochs=...) a longer training' * (name == 'epochs'))
+            raise AttributeError(f'{name} stays as it was when this classifier was made: clone({name}=...) makes '
+                                 'another one' + ', and train(epochs=...) a longer training' * (name == 'epochs'))
         super().__setattr__(name, value)
 
 # %% ../nbs/library/classifier.ipynb #331a0539
@@ -158,7 +158,8 @@ def check_model(
     if not isinstance(model, nn.Module):
         raise TypeError(f'model must be an nn.Module object, got {model!r} (a class? then add its brackets)')
     if hasattr(model, '_orig_mod') or isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        raise TypeError(f'{type(model).__name__} wraps a network: give the network inside, so that its files fit it elsewhere')
+        raise TypeError(f'{type(model).__name__} wraps a network: give the network inside, so that its files fit '
+                        'it elsewhere')
     device = next((p.device for p in model.parameters()), torch.device('cpu'))
     try:
         blank = torch.zeros(2, 1, 28, 28, device=device, dtype=torch.float32)
@@ -170,9 +171,9 @@ def check_model(
     if shape != (2, n_classes):
         raise ValueError(f'{type(model).__name__} gave {shape} for two images, expected (2, {n_classes}): '
                          f'its last layer needs {n_classes} outputs')
-    if n_classes > 1 and (output >= 0).all() and torch.allclose(output.sum(1), torch.ones_like(output[:, 0]), atol=1e-4):
-        raise ValueError(f'{type(model).__name__} gives probabilities: leave out its Softmax; logits or log-probabilities '
-                         'are expected, and softmax comes later')
+    if (output >= 0).all() and ((output.sum(1) - 1).abs() < 1e-4).all():
+        raise ValueError(f'{type(model).__name__} gives probabilities: leave out its Softmax; logits or '
+                         'log-probabilities are expected')
     return model
 
 # %% ../nbs/library/classifier.ipynb #de50c474
@@ -348,10 +349,11 @@ def clone(self: MNISTClassifier,
 
 # %% ../nbs/library/classifier.ipynb #176454bd
 _LEARNING = (  # what must agree to go on with a training
-    'network class_names batch_size dropout1 dropout2 hidden_size learning_rate normalize_mean normalize_std num_filters '
-    'scheduler scheduler_options '
+    'network class_names batch_size dropout1 dropout2 hidden_size learning_rate normalize_mean normalize_std '
+    'num_filters scheduler scheduler_options '
     'seed train_split transform augment training_images validation_images').split()
-_PREDICTING = 'network class_names hidden_size num_filters normalize_mean normalize_std'.split()  # what must agree to use weights
+_PREDICTING = (  # what must agree to use weights
+    'network class_names hidden_size num_filters normalize_mean normalize_std').split()
 
 # %% ../nbs/library/classifier.ipynb #b3b05a46
 def in_words(
@@ -365,6 +367,8 @@ def in_words(
     if isinstance(value, partial):
         arguments = [*map(repr, value.args), *(f'{key}={item!r}' for key, item in value.keywords.items())]
         return f'{in_words(value.func)}({", ".join(arguments)})'
+    if getattr(value, '__name__', '') == '<lambda>':  # has no name of its own: its code tells one from another
+        return f'<lambda {zlib.crc32(value.__code__.co_code + repr(value.__code__.co_consts).encode()):08x}>'
     return getattr(value, '__name__', type(value).__name__) if callable(value) else value
 
 # %% ../nbs/library/classifier.ipynb #37193c6e
@@ -375,8 +379,8 @@ def recipe(self: MNISTClassifier) -> dict[str, Any]:  # dict: option -> value, p
     numbers = {name: getattr(self, name) for name in sorted(signature(MNISTClassifier).parameters)
                if name not in objects}
     given = {name: getattr(self, name) for name in _FUNCTIONS if getattr(self, name) is not None}
-    return {'network': type(self.model).__name__, 'class_names': list(self.class_names), **numbers, 'scheduler': self.scheduler,
-            'scheduler_options': in_words(self.scheduler_options),
+    return {'network': type(self.model).__name__, 'class_names': list(self.class_names), **numbers,
+            'scheduler': self.scheduler, 'scheduler_options': in_words(self.scheduler_options),
             **{name: in_words(function) for name, function in given.items()}}
 
 # %% ../nbs/library/classifier.ipynb #f4833220
@@ -539,7 +543,8 @@ def save_model(self: MNISTClassifier,
     dtype: torch.dtype | None = None,  # `torch.float16` halves the file; None keeps full precision
 ) -> None:
     "Write the weights, with the recipe and the history that led to them."
-    checkpoints.save_weights(self.model, path, {'recipe': self.weights_recipe or self.recipe, 'history': asdict(self.history)}, dtype)
+    config = {'recipe': self.weights_recipe or self.recipe, 'history': asdict(self.history)}
+    checkpoints.save_weights(self.model, path, config, dtype)
 
 # %% ../nbs/library/classifier.ipynb #969ab15a
 @patch

@@ -290,7 +290,9 @@ class Batches:
         self.images = torch.from_numpy(data.images).to(self.device)
         self.labels = torch.from_numpy(data.labels).to(self.device)
 
-    def __len__(self) -> int: return -(-len(self.data) // self.batch_size)  # rounded up
+    def __len__(self) -> int:
+        n, size = len(self.data), self.batch_size
+        return -(-n // size) - (n > size > 1 and n % size == 1)  # a last image alone joins the batch before it
 
 # %% ../nbs/01_data.ipynb #d52ec246
 def _device(device):
@@ -335,13 +337,21 @@ def _transformed(self: Batches, rows):
         raise ValueError(f'transform must return tensors of one shape, got {sorted(shapes)[:3]}')
     return torch.stack(images).to(self.device)
 
+# %% ../nbs/01_data.ipynb #1bdf9ed8
+@patch
+def _parts(self: Batches, order):
+    "Positions cut into batches; a last one of a single image joins the batch before it."
+    parts = list(order.split(self.batch_size))
+    if len(parts) > 1 and len(parts[-1]) == 1 < self.batch_size: parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
 # %% ../nbs/01_data.ipynb #91c1b1b9
 @patch
 def __iter__(self: Batches) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     "One pass over the data: pairs of images `(b, 1, 28, 28)` and labels `(b,)`."
     n = len(self.data)
     order = torch.randperm(n) if self.shuffle else torch.arange(n)
-    for rows in order.split(self.batch_size):
+    for rows in self._parts(order):
         yield self.prepare(rows), self.labels[rows.to(self.device)]
 
 # %% ../nbs/01_data.ipynb #e24663d8
