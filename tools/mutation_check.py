@@ -110,6 +110,11 @@ MUTATIONS = [Mutation(*mutation) for mutation in [
      'with random_numbers()', 'cli'),
     ('training disturbs the random numbers of others', 'training', 'finally: set_random_state(before)', 'finally: pass',
      'learning'),
+    ('files that were packed again count as broken', 'files', 'try: content = _unzipped(path)',
+     'try: content = path.read_bytes()', 'download'),
+    ('unpacked files are not looked for', 'files', "for ending in ('.gz', '')]", "for ending in ('.gz',)]", 'download'),
+    ('other data under a name of MNIST is replaced', 'files', "raise ValueError(f\"{path} holds other {kind}",
+     "continue; raise ValueError(f\"{path} holds other {kind}", 'download'),
     # predictions and scores
     ('softmax over the images', 'classifier', 'F.softmax(self.model(part.to(self.device)).float(), dim=1)',
      'F.softmax(self.model(part.to(self.device)).float(), dim=0)', 'scores'),
