@@ -92,14 +92,16 @@ def is_intact(
 # %% ../nbs/library/files.ipynb #916ad0ee
 def data_dir() -> Path:  # the folder that holds `MNIST/raw/*.gz`, as torchvision lays it out
     "Where the data lies: `MNIST_NB_DATA` if set, else the user's cache folder."
-    if folder := os.environ.get('MNIST_NB_DATA'): return Path(folder).expanduser()
+    if folder := os.environ.get('MNIST_NB_DATA'): return Path(os.path.expanduser(folder))
     from platformdirs import user_cache_dir
     return Path(user_cache_dir('mnist_nb'))
 
 # %% ../nbs/library/files.ipynb #b4a70002
 def _raw_folder(folder):
     "Where the four files lie in a folder; None means `data_dir()`."
-    return Path(folder or data_dir()).expanduser() / 'MNIST' / 'raw'
+    if folder is not None and not isinstance(folder, (str, os.PathLike)):
+        raise TypeError(f'folder must be a path or None, got {type(folder).__name__}')
+    return Path(os.path.expanduser(folder or data_dir())) / 'MNIST' / 'raw'
 
 # %% ../nbs/library/files.ipynb #b4a70004
 def _present(name, raw):
@@ -212,7 +214,8 @@ def read_mnist(
     download: bool = True,             # fetch what is missing or broken?
 ) -> tuple[np.ndarray, np.ndarray]:    # its images, uint8 `(n, 28, 28)`, and labels, int64 `(n,)`
     "Images and labels of MNIST, checked byte for byte against the published sums."
-    if split not in ('train', 'test'): raise ValueError(f"split must be 'train' or 'test', got {split!r}")
+    if not isinstance(split, str) or split not in ('train', 'test'):
+        raise ValueError(f"split must be 'train' or 'test', got {split!r:.60}")
     prefix = {'train': 'train', 'test': 't10k'}[split]
     images, labels = (_read_verified(name, folder, download) for name in MNIST_FILES if name.startswith(prefix))
     return images, labels.astype(np.int64)

@@ -13,9 +13,11 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torchvision.datasets import MNIST
 from torchvision.datasets.utils import extract_archive
 
@@ -371,3 +373,45 @@ def test_two_processes_at_once_end_with_one_good_copy_and_a_kill_with_none(mirro
 def test_the_table_is_torchvisions():
     assert [(name, packed) for name, (packed, _) in files.MNIST_FILES.items()] == MNIST.resources
     assert set(MNIST.mirrors) <= set(files.MNIST_MIRRORS)
+
+
+WRONG = [np.zeros(3), np.array(['train', 'test']), torch.zeros(2, 2), ['train'], None, 7, 'validation']
+
+
+@pytest.mark.parametrize('split', WRONG, ids=repr)
+def test_a_wrong_split_is_named(split):
+    for load in data.load_mnist, data.load_sample, files.read_mnist:
+        with pytest.raises(ValueError, match="split must be 'train' or 'test', got .") as told: load(split)
+        assert len(str(told.value)) < 120
+
+
+@pytest.mark.parametrize('folder', [np.zeros(3), torch.zeros(2, 2), ['here'], 7, 0, False, b'here'], ids=repr)
+def test_a_wrong_folder_is_named(folder):
+    for call in (lambda: data.load_mnist(folder=folder), lambda: files.read_mnist('test', folder, download=False),
+                 lambda: files.download_mnist(folder, [])):
+        with pytest.raises(TypeError, match='folder must be a path or None, got .') as told: call()
+        assert '\n' not in str(told.value)
+
+
+def test_a_home_that_nobody_has_is_a_name_like_any_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match='~nobody-here.*is missing'): data.load_mnist('test', '~nobody-here', download=False)
+    monkeypatch.setenv('MNIST_NB_DATA', '~nobody-here')
+    with pytest.raises(FileNotFoundError, match='~nobody-here.*is missing'): data.load_mnist('test', download=False)
+    monkeypatch.setenv('MNIST_NB_DATA', '~/digits')
+    assert files.data_dir() == Path.home() / 'digits'
+    monkeypatch.delenv('MNIST_NB_DATA')
+    assert files.data_dir().name == 'mnist_nb'
+
+
+@pytest.mark.parametrize('source', [np.zeros(3), torch.zeros(2, 2), np.array(['auto', 'mnist']), 'cifar', ('train', 'test')], ids=repr)
+def test_a_wrong_source_is_named(source):
+    with pytest.raises(ValueError, match="data must be 'auto', 'mnist', 'sample' or a pair"): data.load_data(source)
+
+
+def test_classes_in_an_array_are_compared_as_well():
+    sample = data.load_sample('test')[:20]
+    names = [data.LabeledImages(sample.images, sample.labels, class_names=names) for names in (np.array(list('0123456789')), tuple('abcdefghij'))]
+    assert data.load_data((names[0], sample))[1] is sample
+    for pair in names, (sample, names[1]):
+        with pytest.raises(ValueError, match='must have the same classes'): data.load_data(tuple(pair))
