@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import os
 import re
@@ -87,7 +88,8 @@ def build_parser() -> Parser:  # the parser of `mnist_nb`; `parse_args` gives th
     evaluate = commands.add_parser('evaluate', help='score a trained classifier on the test images')
     predict = commands.add_parser('predict', help='read the digit in pictures of handwriting')
     _add_recipe(train)
-    predict.add_argument('images', nargs='+', metavar='IMAGE', help='picture of one handwritten digit, any size')
+    predict.add_argument('images', nargs='+', metavar='IMAGE',
+                         help='picture of one handwritten digit, any size, or a pattern such as *.png')
     for command in evaluate, predict:
         command.add_argument('--model', metavar='FILE',
                              help='trained model, from train --save (default: the pretrained one)')
@@ -195,16 +197,23 @@ def evaluate_command(
     return {'command': 'evaluate', 'model': options.model or 'pretrained', 'data': preds.data.name, **score,
             'classes': rows.to_dict('records')}
 
+# %% ../nbs/library/command_line.ipynb #b4a71001
+def _expanded(words):
+    "The words, with patterns such as `*.png` replaced by the files that they match; one that matches none stays."
+    for word in words:
+        yield from [word] if os.path.exists(word) else sorted(glob.glob(word)) or [word]
+
 # %% ../nbs/library/command_line.ipynb #a9f1bd07
 def predict_command(
     options: argparse.Namespace,  # what the parser gave for `predict`
 ) -> dict[str, Any]:              # dict: the result, for `--json`
     "Read the digit in each picture; one that can't be read doesn't stop the others."
     classifier, answers = _trained(options), []
-    for path in options.images:
+    for path in _expanded(options.images):
         try: probs = classifier.predict_proba(path)[0].tolist()
         except (OSError, ValueError, MemoryError) as error:
-            text = _one_line(error)
+            unmatched = isinstance(error, FileNotFoundError) and glob.has_magic(path)
+            text = f'no file matches the pattern {path}' if unmatched else _one_line(error)
             answers.append({'image': path, 'error': text})
             _tell(text if path in text else f'{path}: {text}')
             continue

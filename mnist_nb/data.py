@@ -147,7 +147,7 @@ def __getitem__(self: LabeledImages,
 def load_mnist(
     split: str = 'train',              # 'train' (60,000 images) or 'test' (10,000)
     folder: str | Path | None = None,  # where MNIST lies or is downloaded to; None means `mnist_nb.files.data_dir()`
-    download: bool = True,             # fetch what is missing or damaged?
+    download: bool = True,             # fetch what is missing or broken?
 ) -> LabeledImages:                    # the images and labels of this split, as LabeledImages
     "MNIST, checked byte for byte against its published sums; nothing is ever put in its place."
     return LabeledImages(*read_mnist(split, folder, download), f'MNIST {split}')
@@ -173,7 +173,8 @@ def load_sample(
     "The 1,797 handwritten digits that come with scikit-learn, brought to MNIST's form."
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
-    if split not in ('train', 'test'): raise ValueError(f"split must be 'train' or 'test', got {split!r}")
+    if not isinstance(split, str) or split not in ('train', 'test'):
+        raise ValueError(f"split must be 'train' or 'test', got {split!r:.60}")
     digits = load_digits()
     parts = train_test_split(np.arange(len(digits.target)), test_size=0.2, stratify=digits.target, random_state=0)
     rows = parts[('train', 'test').index(split)]
@@ -187,9 +188,9 @@ def load_data(
 ) -> tuple[LabeledImages, LabeledImages]:  # the pair (train, test) of LabeledImages
     "Training and test images from the best source at hand; says so in one line if that is the sample."
     if isinstance(source, (tuple, list)) and len(source) == 2 and all(isinstance(d, LabeledImages) for d in source):
-        if source[0].class_names != source[1].class_names:
-            raise ValueError(f'training and test images must have the same classes, got {source[0].class_names} and '
-                             f'{source[1].class_names}')
+        first, second = (tuple(part.class_names) for part in source)
+        if first != second:
+            raise ValueError(f'training and test images must have the same classes, got {first} and {second}')
         return tuple(source)
     if not isinstance(source, str) or source not in ('auto', 'mnist', 'sample'):
         raise ValueError(f"data must be 'auto', 'mnist', 'sample' or a pair (train, test) of LabeledImages, "

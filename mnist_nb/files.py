@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     import torch
 
 # %% auto #0
-__all__ = ['MNIST_FILES', 'MNIST_MIRRORS', 'WAYS_OUT', 'read_idx', 'is_intact', 'data_dir', 'download_mnist', 'read_mnist',
-           'temporary_beside', 'write_atomic', 'check_writable']
+__all__ = ['MNIST_FILES', 'MNIST_MIRRORS', 'WAYS_OUT', 'read_idx', 'is_intact', 'data_dir', 'find_mnist_file', 'download_mnist',
+           'read_mnist', 'temporary_beside', 'write_atomic', 'check_writable']
 
 # %% ../nbs/library/files.ipynb #5303faf9
 def read_idx(
@@ -42,7 +42,7 @@ def read_idx(
     content = _unzipped(Path(path))
     if len(content) < 4 or content[:2] != b'\0\0' or content[2] not in _IDX_TYPES:
         raise ValueError(f'{path} is no IDX file: it begins with {content[:12]!r}, expected two zero bytes, '
-                         f'a type and a number of dimensions; delete it and download again')
+                         f'a type and a number of dimensions')
     kind, n_dims = np.dtype(_IDX_TYPES[content[2]]), content[3]
     start = 4 + 4 * n_dims
     if len(content) < start: raise ValueError(f'{path} is cut off inside its header, after {len(content)} bytes')
@@ -50,7 +50,7 @@ def read_idx(
     promised, found = int(np.prod(shape, dtype=object)) * kind.itemsize, len(content) - start
     if found != promised:
         raise ValueError(f'{path} promises {promised} bytes for the shape {shape} and holds {found}: '
-                         f'it is cut off or altered; delete it and download again')
+                         f'it is cut off or altered; download it again')
     return np.frombuffer(content, kind, offset=start).reshape(shape).astype(kind.newbyteorder('='))
 
 # %% ../nbs/library/files.ipynb #62ce9e2f
@@ -62,14 +62,14 @@ def _unzipped(path):
     if content[:2] != b'\x1f\x8b': return content
     try: return gzip.decompress(content)
     except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(f'{path} is a damaged gzip file ({error}); delete it and download again') from error
+        raise ValueError(f'{path} is a damaged gzip file ({error}); download it again') from error
 
 # %% ../nbs/library/files.ipynb #50c0605c
-MNIST_FILES = {  # file name -> MD5 sum, the ones that torchvision pins
-    'train-images-idx3-ubyte.gz': 'f68b3c2dcbeaaa9fbdd348bbdeb94873',
-    'train-labels-idx1-ubyte.gz': 'd53e105ee54ea40749a09fcbcd1e9432',
-    't10k-images-idx3-ubyte.gz': '9fb629c4189551a2d022fa330f9573f3',
-    't10k-labels-idx1-ubyte.gz': 'ec29112dd5afa0611ce80d1b7f02629c',
+MNIST_FILES = {  # file name -> MD5 sums: of the file as published, which torchvision pins, and of its unpacked content
+    'train-images-idx3-ubyte.gz': ('f68b3c2dcbeaaa9fbdd348bbdeb94873', '6bbc9ace898e44ae57da46a324031adb'),
+    'train-labels-idx1-ubyte.gz': ('d53e105ee54ea40749a09fcbcd1e9432', 'a25bea736e30d166cdddb491f175f624'),
+    't10k-images-idx3-ubyte.gz': ('9fb629c4189551a2d022fa330f9573f3', '2646ac647ad5339dbf082846283269ea'),
+    't10k-labels-idx1-ubyte.gz': ('ec29112dd5afa0611ce80d1b7f02629c', '27ae3e4e09519cfbb04c329615203637'),
 }
 MNIST_MIRRORS = (  # tried in this order
     'https://ossci-datasets.s3.amazonaws.com/mnist/',
@@ -79,19 +79,54 @@ MNIST_MIRRORS = (  # tried in this order
 
 # %% ../nbs/library/files.ipynb #ae3c1a10
 def is_intact(
-    path: str | Path,  # a file; it may be missing
-    md5: str,          # the MD5 sum that it should have, 32 hexadecimal digits
-) -> bool:             # True when the file is there and has this sum
-    "Is this file there, byte for byte as published?"
+    path: str | Path,  # a file, plain or compressed with gzip; it may be missing
+    md5: str,          # the MD5 sum that its unpacked content should have, 32 hexadecimal digits
+) -> bool:             # True when the file is there and its content has this sum
+    "Does this file hold what was published, however it is packed?"
     path = Path(path)
-    return path.is_file() and hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == md5
+    if not path.is_file(): return False
+    try: content = _unzipped(path)
+    except ValueError: return False
+    return hashlib.md5(content, usedforsecurity=False).hexdigest() == md5
 
 # %% ../nbs/library/files.ipynb #916ad0ee
 def data_dir() -> Path:  # the folder that holds `MNIST/raw/*.gz`, as torchvision lays it out
     "Where the data lies: `MNIST_NB_DATA` if set, else the user's cache folder."
-    if folder := os.environ.get('MNIST_NB_DATA'): return Path(folder).expanduser()
+    if folder := os.environ.get('MNIST_NB_DATA'): return Path(os.path.expanduser(folder))
     from platformdirs import user_cache_dir
     return Path(user_cache_dir('mnist_nb'))
+
+# %% ../nbs/library/files.ipynb #b4a70002
+def _raw_folder(folder):
+    "Where the four files lie in a folder; None means `data_dir()`."
+    if folder is not None and not isinstance(folder, (str, os.PathLike)):
+        raise TypeError(f'folder must be a path or None, got {type(folder).__name__}')
+    return Path(os.path.expanduser(folder or data_dir())) / 'MNIST' / 'raw'
+
+# %% ../nbs/library/files.ipynb #b4a70004
+def _present(name, raw):
+    "The files that are there under one of the names of an MNIST file."
+    unpacked = name.removesuffix('.gz')
+    names = [stem + ending for stem in (unpacked, unpacked.replace('-idx', '.idx')) for ending in ('.gz', '')]
+    return [raw / name for name in names if (raw / name).is_file()]
+
+# %% ../nbs/library/files.ipynb #b4a70006
+def find_mnist_file(
+    name: str,     # one of `MNIST_FILES`
+    raw: Path,     # the folder in which it lies
+) -> Path | None:  # the file with MNIST's content, whatever its name; None where it is missing or broken
+    "Find one of MNIST's files and verify what it holds."
+    found = _present(name, raw)
+    for path in found:
+        if is_intact(path, MNIST_FILES[name][1]): return path
+    for path in found:
+        try: n, *size = np.atleast_1d(read_idx(path)).shape
+        except ValueError: continue  # broken
+        kind = 'images' if 'images' in name else 'labels'
+        shape = f'{n:,} of ' + 'x'.join(map(str, size)) if size else f'{n:,}'
+        raise ValueError(f"{path} holds other {kind} than MNIST's ({shape}): it is left as it is; "
+                         f'give another folder, or load it with read_idx and LabeledImages')
+    return None
 
 # %% ../nbs/library/files.ipynb #16c5451e
 def download_mnist(
@@ -100,20 +135,20 @@ def download_mnist(
     mirrors: str | Sequence[str] | None = None,
     timeout: float = 10,               # give up on a silent server after so many seconds
 ) -> Path:                             # the folder with the four files
-    "Download what is missing or damaged among the four files of MNIST."
-    raw = Path(folder or data_dir()).expanduser() / 'MNIST' / 'raw'
+    "Download what is missing or broken among the four files of MNIST."
+    raw = _raw_folder(folder)
     mirrors = [mirrors] if isinstance(mirrors, str) else MNIST_MIRRORS if mirrors is None else mirrors
-    for name, md5 in MNIST_FILES.items():
-        if not is_intact(raw / name, md5): _download_file(name, md5, raw, mirrors, timeout)
+    for name in [name for name in MNIST_FILES if find_mnist_file(name, raw) is None]:
+        _download_file(name, raw, mirrors, timeout)
     return raw
 
 # %% ../nbs/library/files.ipynb #cb5fc4bb
 WAYS_OUT = ("; connect to a network, or set MNIST_NB_DATA to a folder that holds MNIST/raw/, "
              "or go on without MNIST: data='sample'")
-_DISK_ERRORS = {28, 30, 122}  # no space left, read-only file system, quota exceeded
-_ONE_AT_A_TIME = Lock()       # what is set below while a download runs holds for the whole process
+_DISK_ERRORS = {21, 28, 30, 122}  # a folder is in the way, no space left, read-only file system, quota exceeded
+_ONE_AT_A_TIME = Lock()           # what is set below while a download runs holds for the whole process
 
-def _download_file(name, md5, raw, mirrors, timeout):
+def _download_file(name, raw, mirrors, timeout):
     "Fetch one file into a scratch folder, check it there, then move it to its place in one step."
     from torchvision.datasets.utils import download_url
     reasons = {}
@@ -121,7 +156,7 @@ def _download_file(name, md5, raw, mirrors, timeout):
         for mirror in mirrors:
             try:
                 with _socket_timeout(timeout), redirect_stdout(None):
-                    download_url(mirror.rstrip('/') + '/' + name, scratch, name, md5)
+                    download_url(mirror.rstrip('/') + '/' + name, scratch, name, MNIST_FILES[name][0])
                 os.replace(Path(scratch, name), raw / name)
                 return
             except (OSError, RuntimeError, HTTPException, ValueError) as error:
@@ -129,8 +164,8 @@ def _download_file(name, md5, raw, mirrors, timeout):
                 reasons[urlsplit(mirror).netloc or mirror] = _reason(error)
     told = [f'{host}: {reason}' for host, reason in reasons.items()]
     if len(set(reasons.values())) == 1: told = list(reasons.values())[:1]
-    damaged = f'{raw / name} is damaged (its MD5 sum is wrong), and ' if (raw / name).exists() else ''
-    raise ConnectionError(f'{damaged}no mirror gave {name}: {", ".join(told) or "there is none to try"}{WAYS_OUT}')
+    broken = ''.join(f'{path} is damaged, and ' for path in _present(name, raw)[:1])
+    raise ConnectionError(f'{broken}no mirror gave {name}: {", ".join(told) or "there is none to try"}{WAYS_OUT}')
 
 # %% ../nbs/library/files.ipynb #ba48aadb
 @contextmanager
@@ -152,9 +187,8 @@ def _clear_scratch(raw):
 # %% ../nbs/library/files.ipynb #2810d9b6
 def _cannot_store(name, raw, error):
     "The exception for a folder that takes no file."
-    if (raw / name).exists():
-        return ValueError(f'{raw / name} is damaged (its MD5 sum is wrong) and cannot be replaced: '
-                          f'{error.strerror}{WAYS_OUT}')
+    for broken in _present(name, raw):
+        return ValueError(f'{broken} is damaged and cannot be replaced: {error.strerror}{WAYS_OUT}')
     return type(error)(f'{name} is missing and {raw} cannot take it: {error.strerror}{WAYS_OUT}')
 
 def _reason(error):
@@ -177,24 +211,26 @@ def _socket_timeout(seconds):
 def read_mnist(
     split: str = 'train',              # 'train' (60,000 images) or 'test' (10,000)
     folder: str | Path | None = None,  # where MNIST lies or is downloaded to; None means `data_dir()`
-    download: bool = True,             # fetch what is missing or damaged?
+    download: bool = True,             # fetch what is missing or broken?
 ) -> tuple[np.ndarray, np.ndarray]:    # its images, uint8 `(n, 28, 28)`, and labels, int64 `(n,)`
     "Images and labels of MNIST, checked byte for byte against the published sums."
-    if split not in ('train', 'test'): raise ValueError(f"split must be 'train' or 'test', got {split!r}")
-    raw = Path(folder or data_dir()).expanduser() / 'MNIST' / 'raw'
-    if download: download_mnist(folder)
+    if not isinstance(split, str) or split not in ('train', 'test'):
+        raise ValueError(f"split must be 'train' or 'test', got {split!r:.60}")
     prefix = {'train': 'train', 'test': 't10k'}[split]
-    images, labels = (_read_checked(raw / name) for name in MNIST_FILES if name.startswith(prefix))
+    images, labels = (_read_verified(name, folder, download) for name in MNIST_FILES if name.startswith(prefix))
     return images, labels.astype(np.int64)
 
 # %% ../nbs/library/files.ipynb #afd03fa8
-def _read_checked(path):
-    "Read one of MNIST's files after a look at its sum."
-    if not path.is_file(): raise FileNotFoundError(f'{path} is missing{WAYS_OUT}')
-    if not is_intact(path, MNIST_FILES[path.name]):
-        raise ValueError(f'{path} is damaged: its MD5 sum is not the published one; delete it, or load with '
+def _read_verified(name, folder, download):
+    "Read one of MNIST's files, verified; fetch it first where that is needed and allowed."
+    raw = _raw_folder(folder)
+    path = find_mnist_file(name, raw)
+    if path is None and download: path = download_mnist(folder) / name
+    if path is not None: return read_idx(path)
+    for broken in _present(name, raw):
+        raise ValueError(f'{broken} is damaged (cut off, or another page); delete it, or load with '
                          f'download=True{WAYS_OUT}')
-    return read_idx(path)
+    raise FileNotFoundError(f'{raw / name} is missing{WAYS_OUT}')
 
 # %% ../nbs/library/files.ipynb #b762e9fc
 def _target(path):

@@ -158,6 +158,19 @@ def test_one_bad_picture_does_not_stop_the_others(run, digits, tmp_path):
     assert status == 1 and 'digit' in answers[0] and 'no digit found' in answers[1]['error']
 
 
+def test_patterns_are_expanded_where_no_shell_does(run, digits):
+    "On Windows `*.png` arrives as it was typed."
+    Path('digit-[0].png').write_bytes(digits[0].read_bytes())  # a name that looks like a pattern
+    status, out, err = run('predict', 'digit-?.png', 'digit-[0].png', digits[2])
+    assert status == 0 and not err
+    assert [line.split(':')[0] for line in out[:-1]] == ['digit-0.png', 'digit-1.png', 'digit-2.png', 'digit-[0].png']
+    status, out, err = run('predict', 'scan*.jpg', 'digit-[12].png')
+    assert status == 1 and [line.split(':')[0] for line in out] == ['digit-1.png', 'digit-2.png']
+    assert len(err) == 1 and err[0] == 'mnist_nb: no file matches the pattern scan*.jpg'
+    status, out, _ = run('predict', '--json', 'scan*.jpg')
+    assert status == 1 and [sorted(answer) for answer in json.loads(out[0])['images']] == [['error', 'image']]
+
+
 WRONG_USAGE = {
     '': 'COMMAND', 'learn': 'invalid choice', 'train --epochs -1': 'epochs must be a whole number, 1 or more, got -1',
     'train --epochs ten': '--epochs', 'train --dropout1 1.5': 'dropout1', 'train --train-split 1': 'train_split',

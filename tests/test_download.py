@@ -13,9 +13,13 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torchvision.datasets import MNIST
+from torchvision.datasets.utils import extract_archive
 
 from mnist_nb import data, files
 
@@ -39,7 +43,8 @@ def stand_ins():
 
 
 FILES = stand_ins()
-SUMS = {name: hashlib.md5(content).hexdigest() for name, content in FILES.items()}
+SUMS = {name: tuple(hashlib.md5(content).hexdigest() for content in (packed, gzip.decompress(packed)))
+        for name, packed in FILES.items()}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -175,6 +180,98 @@ def test_a_damaged_cached_file_is_refused_and_replaced(mirror, server, tmp_path,
     check_whole(tmp_path)
     assert {name for mood, name in server.asked} == {victim.name}  # the others were not fetched again
 
+@pytest.mark.parametrize('name', ['{}.gz', '{}', '{dotted}', '{dotted}.gz'])
+@pytest.mark.parametrize('packed', [True, False], ids=['packed', 'unpacked'])
+def test_files_put_there_by_hand_are_read_whatever_their_packing_and_name(mirror, server, tmp_path, name, packed):
+    "Packed again, unpacked, unpacked under the name that ends in .gz, with the dot of other unpackers."
+    folder = raw(tmp_path)
+    folder.mkdir(parents=True)
+    for published, content in FILES.items():
+        stem = published.removesuffix('.gz')
+        again = gzip.decompress(content)
+        if packed: again = gzip.compress(again, 1)
+        assert again != content
+        (folder / name.format(stem, dotted=stem.replace('-idx', '.idx'))).write_bytes(again)
+    before = names_in(tmp_path)
+    for download in False, True:
+        train, test = (data.load_mnist(split, tmp_path, download) for split in ('train', 'test'))
+        assert (len(train), len(test)) == (TRAIN, TEST) and (test.labels == np.arange(TEST) % 10).all()
+    files.download_mnist(tmp_path, [mirror('403')])
+    assert server.asked == [] and names_in(tmp_path) == before
+
+
+def test_what_torchvision_downloads_and_unpacks_is_read(mirror, server, tmp_path):
+    fill(tmp_path)
+    for name in FILES:
+        extract_archive(raw(tmp_path) / name)
+        (raw(tmp_path) / name).unlink()
+    theirs = MNIST(tmp_path, train=False)
+    ours = data.load_mnist('test', tmp_path, download=False)
+    assert (ours.images == theirs.data.numpy()).all() and (ours.labels == theirs.targets.numpy()).all()
+    files.download_mnist(tmp_path, [mirror('403')])
+    assert server.asked == []
+
+
+def test_a_folder_under_one_of_the_names_is_no_file(mirror, tmp_path):
+    fill(tmp_path)
+    (raw(tmp_path) / 'train-images-idx3-ubyte.gz').rename(raw(tmp_path) / 'train-images.idx3-ubyte.gz')
+    (raw(tmp_path) / 'train-images-idx3-ubyte').mkdir()  # some unpackers make a folder for each file
+    assert len(data.load_mnist('train', tmp_path, download=False)) == TRAIN
+
+
+@pytest.mark.parametrize('name', ['train-images-idx3-ubyte.gz', 'train-images-idx3-ubyte', 't10k-labels.idx1-ubyte'])
+def test_other_data_under_a_name_of_mnist_is_refused_and_never_replaced(mirror, server, tmp_path, monkeypatch, capsys, name):
+    "Fashion-MNIST, for one, has the names and shapes of MNIST's files."
+    folder, images = raw(tmp_path), 'images' in name
+    fill(tmp_path)
+    (folder / name.replace('.idx', '-idx').removesuffix('.gz')).with_suffix('.gz').unlink()
+    (folder / 'train-labels-idx1-ubyte.gz').unlink(missing_ok=True)  # missing, and not fetched either
+    other = idx_gz(np.full((TRAIN, 28, 28) if images else TRAIN, 3, np.uint8))
+    (folder / name).write_bytes(other if name.endswith('.gz') else gzip.decompress(other))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    split, told = ('train', '60 of 28x28') if images else ('test', '60')
+    kind = 'images' if images else 'labels'
+    for call in (lambda: data.load_mnist(split, tmp_path, download=False), lambda: data.load_mnist(split, tmp_path),
+                 lambda: files.download_mnist(tmp_path, [mirror('good')])):
+        with pytest.raises(ValueError, match=f"{name} holds other {kind} than MNIST's \\({told}\\): it is left as it is"): call()
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before and server.asked == []
+    monkeypatch.setenv('MNIST_NB_DATA', str(tmp_path))
+    assert len(data.load_data('auto')[0]) == 1437
+    out = capsys.readouterr().out
+    assert out.startswith('MNIST is not at hand (') and name in out and 'left as it is' in out and out.count('\n') == 1
+
+
+def test_mnist_beside_other_data_is_found_and_nothing_is_replaced(mirror, server, tmp_path):
+    fill(tmp_path)
+    other = gzip.decompress(idx_gz(np.zeros((TRAIN, 28, 28), np.uint8)))
+    (raw(tmp_path) / 'train-images-idx3-ubyte').write_bytes(other)
+    assert data.load_mnist('train', tmp_path).images.any()
+    files.download_mnist(tmp_path, [mirror('403')])
+    assert (raw(tmp_path) / 'train-images-idx3-ubyte').read_bytes() == other and server.asked == []
+
+
+def test_a_broken_file_under_another_name_is_no_hindrance(mirror, server, tmp_path):
+    fill(tmp_path)
+    (raw(tmp_path) / 't10k-images-idx3-ubyte.gz').unlink()
+    broken = raw(tmp_path) / 't10k-images.idx3-ubyte'
+    broken.write_bytes(b'<html>log in</html>')
+    with pytest.raises(ValueError, match='t10k-images.idx3-ubyte is damaged'): data.load_mnist('test', tmp_path, download=False)
+    with pytest.raises(ConnectionError, match='t10k-images.idx3-ubyte is damaged, and no mirror gave t10k-images-idx3-ubyte.gz'):
+        files.download_mnist(tmp_path, [mirror('403')])
+    files.download_mnist(tmp_path, [mirror('good')])
+    broken.unlink()
+    check_whole(tmp_path)
+
+
+def test_a_split_that_is_at_hand_needs_no_download_of_the_other(mirror, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, 'MNIST_MIRRORS', (mirror('403'),))
+    fill(tmp_path)
+    (raw(tmp_path) / 'train-images-idx3-ubyte.gz').unlink()
+    assert len(data.load_mnist('test', tmp_path)) == TEST and server.asked == []
+    with pytest.raises(FileNotFoundError, match='train-images-idx3-ubyte.gz is missing.*MNIST_NB_DATA'):
+        data.load_mnist('train', tmp_path, download=False)
+    with pytest.raises(ConnectionError, match='no mirror gave train-images-idx3-ubyte.gz'): data.load_mnist('train', tmp_path)
+
 
 def test_a_read_only_folder_with_whole_files_is_fine(mirror, server, tmp_path):
     fill(tmp_path)
@@ -195,6 +292,21 @@ def test_a_folder_that_takes_no_file(mirror, tmp_path, monkeypatch):
     (raw(tmp_path / 'b') / 'train-labels-idx1-ubyte.gz').write_bytes(b'short')
     with pytest.raises(ValueError, match='train-labels-idx1-ubyte.gz is damaged.*cannot be replaced'):
         files.download_mnist(tmp_path / 'b', [mirror('good')])
+
+
+@pytest.mark.parametrize('mirrors, told', [([], 'there is none to try'), ('no address', 'unknown url type'), ('http://127.0.0.1:9/', 'refused')])
+def test_mirrors_that_are_none(tmp_path, mirrors, told):
+    with pytest.raises(ConnectionError, match=f'no mirror gave train-images-idx3-ubyte.gz: .*{told}.*MNIST_NB_DATA'):
+        files.download_mnist(tmp_path, mirrors)
+
+
+def test_a_file_or_folder_in_the_way(mirror, server, tmp_path):
+    (tmp_path / 'file').write_bytes(b'')
+    with pytest.raises(OSError, match='train-images-idx3-ubyte.gz is missing and .* cannot take it'):
+        files.download_mnist(tmp_path / 'file', [mirror('good')])
+    (raw(tmp_path) / 'train-images-idx3-ubyte.gz').mkdir(parents=True)
+    with pytest.raises(OSError, match='train-images-idx3-ubyte.gz.*cannot take it: Is a directory'):
+        files.download_mnist(tmp_path, [mirror('good'), mirror('good')])
 
 
 def test_a_full_disk_is_said_at_once(mirror, server, tmp_path, monkeypatch):
@@ -255,4 +367,51 @@ def test_two_processes_at_once_end_with_one_good_copy_and_a_kill_with_none(mirro
         for child in children: child.kill(); child.wait()
     files.download_mnist(killed, [mirror('good')])
     assert set(FILES) <= set(names_in(killed))
-    assert all(files.is_intact(raw(killed) / name, md5) for name, md5 in SUMS.items())
+    assert all(files.is_intact(raw(killed) / name, md5) for name, (_, md5) in SUMS.items())
+
+
+def test_the_table_is_torchvisions():
+    assert [(name, packed) for name, (packed, _) in files.MNIST_FILES.items()] == MNIST.resources
+    assert set(MNIST.mirrors) <= set(files.MNIST_MIRRORS)
+
+
+WRONG = [np.zeros(3), np.array(['train', 'test']), torch.zeros(2, 2), ['train'], None, 7, 'validation']
+
+
+@pytest.mark.parametrize('split', WRONG, ids=repr)
+def test_a_wrong_split_is_named(split):
+    for load in data.load_mnist, data.load_sample, files.read_mnist:
+        with pytest.raises(ValueError, match="split must be 'train' or 'test', got .") as told: load(split)
+        assert len(str(told.value)) < 120
+
+
+@pytest.mark.parametrize('folder', [np.zeros(3), torch.zeros(2, 2), ['here'], 7, 0, False, b'here'], ids=repr)
+def test_a_wrong_folder_is_named(folder):
+    for call in (lambda: data.load_mnist(folder=folder), lambda: files.read_mnist('test', folder, download=False),
+                 lambda: files.download_mnist(folder, [])):
+        with pytest.raises(TypeError, match='folder must be a path or None, got .') as told: call()
+        assert '\n' not in str(told.value)
+
+
+def test_a_home_that_nobody_has_is_a_name_like_any_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match='~nobody-here.*is missing'): data.load_mnist('test', '~nobody-here', download=False)
+    monkeypatch.setenv('MNIST_NB_DATA', '~nobody-here')
+    with pytest.raises(FileNotFoundError, match='~nobody-here.*is missing'): data.load_mnist('test', download=False)
+    monkeypatch.setenv('MNIST_NB_DATA', '~/digits')
+    assert files.data_dir() == Path.home() / 'digits'
+    monkeypatch.delenv('MNIST_NB_DATA')
+    assert files.data_dir().name == 'mnist_nb'
+
+
+@pytest.mark.parametrize('source', [np.zeros(3), torch.zeros(2, 2), np.array(['auto', 'mnist']), 'cifar', ('train', 'test')], ids=repr)
+def test_a_wrong_source_is_named(source):
+    with pytest.raises(ValueError, match="data must be 'auto', 'mnist', 'sample' or a pair"): data.load_data(source)
+
+
+def test_classes_in_an_array_are_compared_as_well():
+    sample = data.load_sample('test')[:20]
+    names = [data.LabeledImages(sample.images, sample.labels, class_names=names) for names in (np.array(list('0123456789')), tuple('abcdefghij'))]
+    assert data.load_data((names[0], sample))[1] is sample
+    for pair in names, (sample, names[1]):
+        with pytest.raises(ValueError, match='must have the same classes'): data.load_data(tuple(pair))
