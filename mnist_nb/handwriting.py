@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
+from warnings import warn
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -80,7 +81,7 @@ def _levels(image):
 # %% ../nbs/08_handwriting.ipynb #9b64e07d
 def _image_pixels(image):
     "Pixels of a PIL image, upright and as levels; a large one is reduced to one or two thousand pixels a side."
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageFile, ImageOps
     image.load()
     width, height = image.size
     if not width * height: raise ValueError(f'the picture is empty: it has {width}x{height} pixels')
@@ -90,7 +91,14 @@ def _image_pixels(image):
     small = Image.new(strips[0].mode, (strips[0].width, sum(strip.height for strip in strips)))
     for i, strip in enumerate(strips): small.paste(strip, (0, 64 * i))
     small.info = dict(image.info)
-    return np.asarray(ImageOps.exif_transpose(small))
+    if isinstance(image, ImageFile.ImageFile): return np.asarray(ImageOps.exif_transpose(small))
+    if small.getexif().get(_ORIENTATION, 1) != 1: warn(_MADE_IN_PILLOW, stacklevel=4)
+    return np.asarray(small)
+
+_ORIENTATION = 0x0112  # the number of the EXIF tag
+_MADE_IN_PILLOW = ('the EXIF tag of this picture says that it must be turned, but the picture was changed in Pillow after '
+                   'it had been opened, perhaps turned already: it is read as it stands; '
+                   'call PIL.ImageOps.exif_transpose right after Image.open')
 
 # %% ../nbs/08_handwriting.ipynb #082bb827
 def _to_unit(array):

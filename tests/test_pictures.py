@@ -187,3 +187,50 @@ def test_a_large_picture_is_the_same_digit(kind, read):
     picture = IMAGES[kind](levels)
     assert to_grey(picture).shape == (1045, 450)
     assert_same_digit(picture, levels, read)
+
+
+# ------------------------------------------------------------------------------------- orientation
+
+TURNS = {  # the value of the EXIF tag -> how an upright picture is stored with it
+    1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270}
+LARGE = 900, 2100
+
+
+def phone_photo(path, tag, size=(120, 150)):
+    "A photo of an upright digit, stored as a camera stores it that is held otherwise."
+    upright, exif = Image.fromarray(page()).resize(size).convert('RGB'), Image.Exif()
+    exif[0x0112] = tag
+    (upright if TURNS[tag] is None else upright.transpose(TURNS[tag])).save(path, exif=exif, quality=95)
+    return upright
+
+
+@pytest.mark.parametrize('size', [(120, 150), LARGE], ids=['small', 'large'])
+@pytest.mark.parametrize('ending', ['jpg', 'png', 'tif', 'webp'])
+@pytest.mark.parametrize('tag', TURNS)
+def test_a_file_is_turned_once_as_its_tag_says(tag, ending, size, tmp_path):
+    upright = phone_photo(path := tmp_path / f'photo.{ending}', tag, size)
+    upright = to_grey(upright.reduce(2) if size == LARGE else upright)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for source in path, Image.open(path), ImageOps.exif_transpose(Image.open(path)) if ending != 'tif' else path:
+            found = to_grey(source)
+            assert found.shape == upright.shape and abs(found - upright).mean() < 3
+
+
+@pytest.mark.parametrize('tag', [3, 6, 8])
+def test_a_photo_that_was_turned_by_hand_is_not_turned_again(tag, tmp_path):
+    upright = to_grey(phone_photo(path := tmp_path / 'photo.jpg', tag))
+    turned = Image.open(path).rotate({3: 180, 6: -90, 8: 90}[tag], expand=True)
+    assert turned.getexif()[0x0112] == tag  # Pillow leaves it there
+    with pytest.warns(UserWarning, match=r'read as it stands.*PIL\.ImageOps\.exif_transpose'): found = to_grey(turned)
+    assert abs(found - upright).mean() < 3
+    with pytest.warns(UserWarning, match='read as it stands'): assert to_grey(Image.open(path).convert('L')).shape == Image.open(path).size[::-1]
+
+
+def test_a_photo_that_was_turned_in_place_is_not_turned_again(tmp_path):
+    upright = to_grey(phone_photo(path := tmp_path / 'photo.jpg', 6))
+    photo = Image.open(path)
+    try: ImageOps.exif_transpose(photo, in_place=True)
+    except TypeError: pytest.skip('an older Pillow')
+    assert abs(to_grey(photo) - upright).mean() < 3
