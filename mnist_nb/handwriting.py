@@ -5,6 +5,7 @@
 # %% ../nbs/08_handwriting.ipynb #d15d3c17
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 from warnings import warn
@@ -42,9 +43,13 @@ def to_grey(
 def _open_picture(path):
     "Pixels of a picture file."
     from PIL import Image, UnidentifiedImageError
+    if not (text := str(path)): raise ValueError('expected the path of a picture, got an empty text')
     path = Path(path)
-    if not path.exists() and str(path).startswith('~/'): path = path.expanduser()
-    if not path.exists():
+    if not _exists(path) and text.startswith('~/'): path = path.expanduser()
+    if not _exists(path):
+        if len(text) > 255 or text.startswith('data:') or '://' in text:
+            raise ValueError(f'expected the path of a picture, got {len(text):,} characters, {text[:40]!r}..., that name '
+                             f'no file; {_OPEN_BYTES}, after base64.b64decode or a download')
         raise FileNotFoundError(f'there is no file {str(path)!r} (seen from {Path.cwd()}); check the path')
     if path.is_dir(): raise ValueError(f'{str(path)!r} is a folder; give the path of one picture in it')
     try:
@@ -55,10 +60,23 @@ def _open_picture(path):
     except Exception as error:  # a damaged file can make a decoder fail in any way
         raise ValueError(f'{str(path)!r} is damaged or too large ({error}); save it again as PNG or JPEG') from error
 
+def _exists(path):
+    "Is there such a file or folder? No if the name is too long for one."
+    try: return path.exists()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG: raise
+        return False
+
+_OPEN_BYTES = 'open the content of a file with PIL.Image.open(io.BytesIO(data))'
+
 # %% ../nbs/08_handwriting.ipynb #bb9f01db
 def _as_array(source):
     "Pixels of a PIL image, tensor or array, as they are stored."
     if hasattr(source, 'getbands'): return _image_pixels(source)
+    if isinstance(source, (bytes, bytearray, memoryview)) or hasattr(source, 'read'):
+        raise TypeError(f'expected a path, PIL image, array or tensor, got {type(source).__name__}; {_OPEN_BYTES}')
+    if isinstance(source, (list, tuple)) and any(hasattr(item, 'getbands') for item in source):
+        raise TypeError(f'expected one picture, got a {type(source).__name__} of pictures; pass them one by one')
     if hasattr(source, 'detach'):
         source = source.detach().cpu()
         source = (source.float() if source.is_floating_point() else source).numpy()

@@ -234,3 +234,60 @@ def test_a_photo_that_was_turned_in_place_is_not_turned_again(tmp_path):
     try: ImageOps.exif_transpose(photo, in_place=True)
     except TypeError: pytest.skip('an older Pillow')
     assert abs(to_grey(photo) - upright).mean() < 3
+
+
+# ------------------------------------------------------------------------------------- what is no picture
+
+def png():
+    file = io.BytesIO()
+    Image.fromarray(page()).save(file, 'PNG')
+    return file.getvalue()
+
+
+TEXT = base64.b64encode(png()).decode()
+
+
+@pytest.mark.parametrize('text', [TEXT, 'data:image/png;base64,' + TEXT, 'data:image/png;base64,iVBORw0KGgo=', TEXT[:400].replace('/', '_'),
+                                  'https://example.org/seven.png', 'a/' * 5000], ids=lambda text: f'{text[:12]}-{len(text)}')
+def test_a_text_that_is_no_path_is_refused_in_one_short_sentence(text, read):
+    for call in to_grey, prepare_image, read:
+        with pytest.raises(ValueError) as error: call(text)
+        message = str(error.value)
+        assert len(message) < 350 and '\n' not in message and repr(text[:20])[:-1] in message and f'{len(text):,} characters' in message
+        assert 'expected the path of a picture' in message and 'PIL.Image.open(io.BytesIO(data))' in message
+
+
+@pytest.mark.parametrize('content', [png(), bytearray(png()), memoryview(png()), io.BytesIO(png())], ids=lambda content: type(content).__name__)
+def test_bytes_are_refused_with_the_way_to_open_them(content):
+    for call in to_grey, prepare_image:
+        with pytest.raises(TypeError, match='expected a path, PIL image, array or tensor, got') as error: call(content)
+        assert type(content).__name__ in str(error.value) and 'PIL.Image.open(io.BytesIO(data))' in str(error.value) and len(str(error.value)) < 250
+
+
+@pytest.mark.parametrize('shape', [(2, 60, 80), (3, 60, 80), (4, 60, 80)])
+def test_three_gray_pictures_or_one_in_color_is_not_guessed(shape):
+    for pixels in np.zeros(shape), np.zeros(shape, np.uint8), torch.zeros(shape), [page()] * shape[0]:
+        with pytest.raises(ValueError, match=rf'{shape[0]} gray pictures or one with {shape[0]} channels.*one by one.*np\.moveaxis'): to_grey(pixels)
+
+
+def test_the_ways_out_of_a_channel_first_picture(read):
+    channels = np.stack([page()] * 3)
+    for one in np.moveaxis(channels, 0, -1), torch.tensor(channels).movedim(0, -1), channels[0]: assert_same_digit(one, page(), read)
+
+
+@pytest.mark.parametrize('picture, message', [
+    (None, 'NoneType'), ([[1, 2], [3]], 'list is no picture'), (np.zeros((4, 1, 28, 28)), r'\(4, 1, 28, 28\); pass the pictures of a batch one by one'),
+    (np.zeros(7), r'shape \(7,\)'), (np.zeros((0, 5)), 'empty'), (np.full((4, 4), np.nan), 'NaN'), (np.full((4, 4), -0.4), 'got -0.4 to -0.4'),
+    (np.full((4, 4), 70_000), 'got 70000 to 70000; rescale'), (np.linspace(0, 1.02, 64).reshape(8, 8), 'got 0 to 1.02; rescale.*clip'),
+    (np.float32([[0, 7.5]]), 'got 0 to 7.5; rescale.*clip'), (np.array([['1', '2']]), 'ndarray of <U1'), (np.ones((5, 5), complex), 'complex128'),
+    (Image.new('L', (0, 5)), 'empty'), (Image.new('P', (5, 0)), 'empty'), ([Image.new('P', (60, 80))], 'list of pictures.*one by one'),
+    ('', 'empty text'), ('no_such_file.png', "'no_such_file.png'"), ('.', 'is a folder')])
+def test_what_is_no_picture_is_refused(picture, message):
+    with pytest.raises((TypeError, ValueError, FileNotFoundError), match=message): to_grey(picture)
+
+
+def test_files_that_are_no_pictures_are_refused(tmp_path):
+    (tmp_path / 'text.png').write_text('not a picture')
+    with pytest.raises(ValueError, match='not a picture that Pillow can read'): to_grey(tmp_path / 'text.png')
+    (tmp_path / 'half.png').write_bytes(png()[:len(png()) // 2])
+    with pytest.raises(ValueError, match='damaged'): to_grey(tmp_path / 'half.png')
