@@ -122,7 +122,11 @@ _MADE_IN_PILLOW = ('the EXIF tag of this picture says that it must be turned, bu
 def _to_unit(array):
     "Pixels as float32 `(height, width, channels)`, 0-1; refuses what is no picture."
     if array.ndim == 2: array = array[..., None]
-    if array.ndim == 3 and array.shape[-1] > 4 and array.shape[0] in (1, 3, 4): array = np.moveaxis(array, 0, -1)
+    if array.ndim == 3 and array.shape[-1] > 4 and (n := len(array)) in (1, 2, 3, 4):
+        if n > 1: raise ValueError(f'got shape {array.shape}, which may be {n} gray pictures or one with {n} channels; '
+                                   'pass the pictures one by one, or put the channels last: '
+                                   'np.moveaxis(array, 0, -1) or tensor.movedim(0, -1)')
+        array = array[0, ..., None]
     if array.ndim != 3 or not 1 <= array.shape[-1] <= 4:
         raise ValueError('expected one picture (height, width) or (height, width, 1-4 channels), '
                          f'got shape {array.shape}; pass the pictures of a batch one by one')
