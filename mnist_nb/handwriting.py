@@ -48,8 +48,8 @@ def _open_picture(path):
     if not _exists(path) and text.startswith('~/'): path = path.expanduser()
     if not _exists(path):
         if len(text) > 255 or text.startswith('data:') or '://' in text:
-            raise ValueError(f'expected the path of a picture, got {len(text):,} characters, {text[:40]!r}..., that name '
-                             f'no file; {_OPEN_BYTES}, after base64.b64decode or a download')
+            raise ValueError(f'expected the path of a picture, got {len(text):,} characters, {text[:40]!r}..., '
+                             f'that name no file; {_OPEN_BYTES}, after base64.b64decode or a download')
         raise FileNotFoundError(f'there is no file {str(path)!r} (seen from {Path.cwd()}); check the path')
     if path.is_dir(): raise ValueError(f'{str(path)!r} is a folder; give the path of one picture in it')
     try:
