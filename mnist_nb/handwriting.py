@@ -5,8 +5,10 @@
 # %% ../nbs/08_handwriting.ipynb #d15d3c17
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
+from warnings import warn
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,11 +26,10 @@ __all__ = ['Picture', 'to_grey', 'paper_level', 'ink_contrast', 'otsu_threshold'
 
 # %% ../nbs/08_handwriting.ipynb #5099aa29
 def to_grey(
-    source: Picture,  # path, PIL image, array or tensor: `(height, width)` or with 1-4 channels; 0-1, 0-255 or 16 bits
-) -> np.ndarray:      # grey levels, float32 `(height, width)`, 0-255
-    "Any picture as a plane of grey levels, with see-through parts filled in."
-    if isinstance(source, (str, Path)): source = _open_picture(source)
-    pixels = _to_unit(_as_array(source))
+    source: Picture,  # path, PIL image, array or tensor: `(height, width)` or with 1-4 channels; 0-1 or 8 to 16 bits
+) -> np.ndarray:      # gray levels, float32 `(height, width)`, 0-255
+    "Any picture as a plane of gray levels, with see-through parts filled in."
+    pixels = _to_unit(_open_picture(source) if isinstance(source, (str, Path)) else _as_array(source))
     n_channels = pixels.shape[-1]
     grey = pixels[..., :3] @ np.float32([0.299, 0.587, 0.114]) if n_channels > 2 else pixels[..., 0]
     alpha = pixels[..., -1] if n_channels in (2, 4) else np.ones_like(grey)
@@ -40,32 +41,42 @@ def to_grey(
 
 # %% ../nbs/08_handwriting.ipynb #180d5026
 def _open_picture(path):
-    "A picture file as a PIL image, turned upright as the camera noted."
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    "Pixels of a picture file."
+    from PIL import Image, UnidentifiedImageError
+    if not (text := str(path)): raise ValueError('expected the path of a picture, got an empty text')
     path = Path(path)
-    if not path.exists() and str(path).startswith('~/'): path = path.expanduser()
-    if not path.exists():
+    if not _exists(path) and text.startswith('~/'): path = path.expanduser()
+    if not _exists(path):
+        if len(text) > 255 or text.startswith('data:') or '://' in text:
+            raise ValueError(f'expected the path of a picture, got {len(text):,} characters, {text[:40]!r}..., '
+                             f'that name no file; {_OPEN_BYTES}, after base64.b64decode or a download')
         raise FileNotFoundError(f'there is no file {str(path)!r} (seen from {Path.cwd()}); check the path')
     if path.is_dir(): raise ValueError(f'{str(path)!r} is a folder; give the path of one picture in it')
     try:
-        with Image.open(path) as image:
-            if max(image.size) > 2048 and image.mode in ('L', 'RGB', 'RGBA', 'CMYK'):
-                image = image.reduce(max(image.size) // 1024)  # no need of gigabytes for a digit
-            return ImageOps.exif_transpose(image)
+        with Image.open(path) as image: return _image_pixels(image)
     except PermissionError: raise
     except UnidentifiedImageError:
         raise ValueError(f'{str(path)!r} is not a picture that Pillow can read; save it as PNG or JPEG') from None
     except Exception as error:  # a damaged file can make a decoder fail in any way
         raise ValueError(f'{str(path)!r} is damaged or too large ({error}); save it again as PNG or JPEG') from error
 
+def _exists(path):
+    "Is there such a file or folder? No if the name is too long for one."
+    try: return path.exists()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG: raise
+        return False
+
+_OPEN_BYTES = 'open the content of a file with PIL.Image.open(io.BytesIO(data))'
+
 # %% ../nbs/08_handwriting.ipynb #bb9f01db
 def _as_array(source):
     "Pixels of a PIL image, tensor or array, as they are stored."
-    if hasattr(source, 'getbands'):
-        from PIL import ImageOps
-        source = ImageOps.exif_transpose(source)
-        known = source.mode in ('L', 'LA', 'RGB', 'RGBA', 'I', 'F', 'I;16')
-        return np.asarray(source if known else source.convert('RGBA'))
+    if hasattr(source, 'getbands'): return _image_pixels(source)
+    if isinstance(source, (bytes, bytearray, memoryview)) or hasattr(source, 'read'):
+        raise TypeError(f'expected a path, PIL image, array or tensor, got {type(source).__name__}; {_OPEN_BYTES}')
+    if isinstance(source, (list, tuple)) and any(hasattr(item, 'getbands') for item in source):
+        raise TypeError(f'expected one picture, got a {type(source).__name__} of pictures; pass them one by one')
     if hasattr(source, 'detach'):
         source = source.detach().cpu()
         source = (source.float() if source.is_floating_point() else source).numpy()
@@ -76,11 +87,46 @@ def _as_array(source):
                         f'got {type(source).__name__} of {array.dtype}')
     return array
 
+# %% ../nbs/08_handwriting.ipynb #3ea9d1f4
+def _levels(image):
+    "A PIL image in a mode whose numbers are levels of gray, color and alpha."
+    if image.mode == 'LAB': return image.getchannel('L')
+    if image.mode == 'La': return image.convert('LA')
+    if image.mode.startswith('I;16'): return image.convert('I')
+    known = image.mode in ('LA', 'RGBA', 'I', 'F') or image.mode in ('L', 'RGB') and 'transparency' not in image.info
+    return image if known else image.convert('RGBA')
+
+# %% ../nbs/08_handwriting.ipynb #9b64e07d
+def _image_pixels(image):
+    "Pixels of a PIL image, upright and as levels; a large one is reduced to one or two thousand pixels a side."
+    from PIL import Image, ImageFile, ImageOps
+    image.load()
+    width, height = image.size
+    if not width * height: raise ValueError(f'the picture is empty: it has {width}x{height} pixels')
+    factor = max(width, height) // 1024 if max(width, height) > 2048 else 1
+    tops = range(0, height, 64 * factor)
+    strips = [_levels(image.crop((0, top, width, min(top + 64 * factor, height)))).reduce(factor) for top in tops]
+    small = Image.new(strips[0].mode, (strips[0].width, sum(strip.height for strip in strips)))
+    for i, strip in enumerate(strips): small.paste(strip, (0, 64 * i))
+    small.info = dict(image.info)
+    if isinstance(image, ImageFile.ImageFile): return np.asarray(ImageOps.exif_transpose(small))
+    if small.getexif().get(_ORIENTATION, 1) != 1: warn(_MADE_IN_PILLOW, stacklevel=4)
+    return np.asarray(small)
+
+_ORIENTATION = 0x0112  # the number of the EXIF tag
+_MADE_IN_PILLOW = ('the EXIF tag of this picture says that it must be turned, but the picture was changed in Pillow after '
+                   'it had been opened, perhaps turned already: it is read as it stands; '
+                   'call PIL.ImageOps.exif_transpose right after Image.open')
+
 # %% ../nbs/08_handwriting.ipynb #082bb827
 def _to_unit(array):
     "Pixels as float32 `(height, width, channels)`, 0-1; refuses what is no picture."
     if array.ndim == 2: array = array[..., None]
-    if array.ndim == 3 and array.shape[-1] > 4 and array.shape[0] in (1, 3, 4): array = np.moveaxis(array, 0, -1)
+    if array.ndim == 3 and array.shape[-1] > 4 and (n := len(array)) in (1, 2, 3, 4):
+        if n > 1: raise ValueError(f'got shape {array.shape}, which may be {n} gray pictures or one with {n} channels; '
+                                   'pass the pictures one by one, or put the channels last: '
+                                   'np.moveaxis(array, 0, -1) or tensor.movedim(0, -1)')
+        array = array[0, ..., None]
     if array.ndim != 3 or not 1 <= array.shape[-1] <= 4:
         raise ValueError('expected one picture (height, width) or (height, width, 1-4 channels), '
                          f'got shape {array.shape}; pass the pictures of a batch one by one')
@@ -88,12 +134,13 @@ def _to_unit(array):
     is_float = array.dtype.kind == 'f'
     if is_float and not np.isfinite(array).all():
         raise ValueError('the picture has NaN or infinite pixels; replace them, for example with np.nan_to_num')
-    low, high = array.min(), array.max()
-    if low < 0 or high > (255 if is_float else 65535):
-        raise ValueError(f'expected pixels 0-1, 0-255 or 16-bit whole numbers, got {low:g} to {high:g}; rescale them '
-                         '(a normalised image: pixels * STD + MEAN)')
-    if high <= 1: return np.float32(array)  # floats 0-1, or a mask of zeros and ones
-    return np.float32(array) / (65535 if high > 255 else 255)
+    low, high = float(array.min()), float(array.max())
+    if low < 0 or high > 65535 or (is_float and 1 < high < 8):
+        raise ValueError(f'expected pixels 0-1, 0-255 or of 10 to 16 bits, got {low:g} to {high:g}; rescale them '
+                         '(a normalized image: pixels * STD + MEAN) or clip them (np.clip(pixels, 0, 1))')
+    if high <= 1: return np.float32(array)  # 0-1, or a mask of zeros and ones
+    white = next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if high <= 2**bits - 1)
+    return np.float32(array) / white
 
 # %% ../nbs/08_handwriting.ipynb #95d8650f
 def paper_level(
