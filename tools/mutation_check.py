@@ -175,9 +175,6 @@ MUTATIONS = [Mutation(*mutation) for mutation in [
     ('digits are not centered', 'handwriting', 'np.ceil(13.5 - np.average', 'np.ceil(9.5 - np.average', 'scores'),
     ('digits too large for their box', 'handwriting', 'round(side * size / max(ink.shape))',
      'round(side * 24 / max(ink.shape))', 'scores'),
-    ('a photo turned by hand is turned again', 'handwriting', 'if isinstance(image, ImageFile.ImageFile): return',
-     'if True: return', 'pictures'),
-    ('16 bits are all white above 255', 'handwriting', "image.mode.startswith('I;16')", 'False', 'pictures'),
     # explorers and marks
     ('the filter for mistakes shows hits', 'widgets', "preds.correct == (state.outcome == 'right')",
      "preds.correct != (state.outcome == 'right')", 'explore'),
