@@ -188,7 +188,7 @@ def one_epoch(self: Trainer) -> None:
     start, learning_rate = time.perf_counter(), self.optimizer.param_groups[0]['lr']
     loss, accuracy = self.train_epoch()
     val_loss, val_accuracy = self.validate()
-    if not math.isfinite(loss + val_loss): raise FloatingPointError(self.divergence(loss))
+    if not math.isfinite(loss + val_loss): raise FloatingPointError(self.divergence(loss + val_loss))
     if isinstance(self.scheduler, lr_scheduler.ReduceLROnPlateau):
         self.scheduler.step(val_accuracy if self.scheduler.mode == 'max' else val_loss)
     elif self.scheduler and not isinstance(self.scheduler, PER_BATCH): self.scheduler.step()
