@@ -54,8 +54,8 @@ _RULES = {  # option -> what it must be, and whether a value is that
     'seed': ('a whole number, 0 to 2**32 - 1', lambda value: isinstance(value, Integral) and 0 <= value < 2**32),
     'learning_rate': ('a number above 0', lambda value: 0 < value < inf),
     'train_split': ('a share between 0 and 1', lambda value: 0 < value < 1),
-    'normalize_mean': ('a grey level, 0 to 1', lambda value: 0 <= value <= 1),
-    'normalize_std': ('a spread of grey levels, above 0 and at most 1', lambda value: 0 < value <= 1),
+    'normalize_mean': ('a gray level, 0 to 1', lambda value: 0 <= value <= 1),
+    'normalize_std': ('a spread of gray levels, above 0 and at most 1', lambda value: 0 < value <= 1),
     'min_delta': ('a gain of accuracy, 0 to 1', lambda value: 0 <= value < 1),
 }
 _FUNCTIONS = 'transform', 'augment'  # options that are functions of the user's
@@ -86,7 +86,7 @@ def check_options(
 
 # %% ../nbs/library/classifier.ipynb #3cd41c5d
 def _try_out(batches):
-    "Refuse a transform or augment whose images no network here can take; warn of another normalisation."
+    "Refuse a transform or augment whose images no network here can take; warn of another normalization."
     if not (batches.transform or batches.augment): return
     with random_numbers(): black = batches.prepare(torch.arange(len(_BLANK)))
     name = 'transform' if batches.transform else 'augment'
@@ -110,8 +110,8 @@ class MNISTClassifier:
         hidden_size: int = 128,          # size of the hidden layer, 1 or more
         num_filters: int = 32,           # filters of the first convolution, 1 or more; the second has twice as many
         train_split: float = 0.8,        # share of training images to learn from; the rest validate, between 0 and 1
-        normalize_mean: float = 0.1307,  # mean grey level, subtracted from every pixel, 0-1
-        normalize_std: float = 0.3081,   # deviation of grey levels, every pixel is divided by it, above 0
+        normalize_mean: float = 0.1307,  # mean gray level, subtracted from every pixel, 0-1
+        normalize_std: float = 0.3081,   # deviation of gray levels, every pixel is divided by it, above 0
         patience: int | None = None,     # stop after so many epochs without a better validation accuracy; None: run all
         min_delta: float = 0.0,          # smallest gain of accuracy that counts as better, 0-1
         seed: int = 0,                   # start of all random numbers: split, first weights, order, dropout
@@ -185,9 +185,9 @@ def __repr__(self: MNISTClassifier) -> str:
 # %% ../nbs/library/classifier.ipynb #7cdc85ae
 def image_batch(
     images: Images,      # one or more: array, tensor, `LabeledImages`, path or PIL image of handwriting, list of these
-    mean: float = MEAN,  # mean grey level, subtracted, 0-1
-    std: float = STD,    # deviation of grey levels, divided by, above 0
-) -> torch.Tensor:       # normalised images, float32 tensor `(n, 1, 28, 28)`
+    mean: float = MEAN,  # mean gray level, subtracted, 0-1
+    std: float = STD,    # deviation of gray levels, divided by, above 0
+) -> torch.Tensor:       # normalized images, float32 tensor `(n, 1, 28, 28)`
     "Whatever holds digits, as the batch that a network takes."
     if isinstance(images, (list, tuple)):
         batches = [_one_of(images, i, mean, std) for i in range(len(images))]
@@ -200,7 +200,7 @@ def image_batch(
     if pixels.is_floating_point() and 0 <= low and high <= 1: return normalize(pixels, mean, std)
     if pixels.is_floating_point() and black - 0.01 <= low and high <= white + 0.01: return pixels.float()
     raise ValueError(f'pixels ({pixels.dtype}) from {low:g} to {high:g} have no meaning here: expected whole numbers '
-                     f'0-255, floats 0-1, or floats normalised to {black:.2f}-{white:.2f}')
+                     f'0-255, floats 0-1, or floats normalized to {black:.2f}-{white:.2f}')
 
 # %% ../nbs/library/classifier.ipynb #f1f39768
 def _one_of(images, i, mean, std):
@@ -510,12 +510,12 @@ def _check_same(theirs, ours, names, source, way_out):
 def predictions(self: MNISTClassifier,
     data: LabeledImages | str | None = None,  # `LabeledImages`, or 'train', 'valid', 'test'; None: the test images
 ) -> evaluation.Predictions:                  # `Predictions`, which scores and figures take
-    "What the model says about labelled images."
-    return evaluation.predict(self._answering(), self.labelled(data), mean=self.normalize_mean, std=self.normalize_std)
+    "What the model says about labeled images."
+    return evaluation.predict(self._answering(), self.labeled(data), mean=self.normalize_mean, std=self.normalize_std)
 
 # %% ../nbs/library/classifier.ipynb #fdaee52e
 @patch
-def labelled(self: MNISTClassifier,
+def labeled(self: MNISTClassifier,
     data: LabeledImages | str | None = None,  # `LabeledImages`, or 'train', 'valid', 'test'; None: the test images
 ) -> LabeledImages:                           # `LabeledImages`
     "The images that are meant."
@@ -646,7 +646,7 @@ def show_predictions(self: MNISTClassifier,
     "Some images with their true and predicted digit."
     if not isinstance(num_samples, Integral) or num_samples < 1:
         raise ValueError(f'num_samples must be a whole number, 1 or more, got {num_samples!r}')
-    data = self.labelled(data)
+    data = self.labeled(data)
     preds = self.predictions(data[np.random.default_rng(seed).permutation(len(data))[:num_samples]])
     names = data.class_names
     titles = [f'true {names[label]}, predicted {names[digit]}' for label, digit in zip(preds.labels, preds.predicted)]

@@ -80,7 +80,7 @@ def _montage_axes(ax, n_rows, n_cols, n_lines):
 @dataclass(frozen=True, eq=False)
 class LabeledImages:
     "Images with their labels: what every loader of this project returns."
-    images: np.ndarray  # grey levels, white ink on black, uint8 `(n, 28, 28)`
+    images: np.ndarray  # gray levels, white ink on black, uint8 `(n, 28, 28)`
     labels: np.ndarray  # the class of each image, int64 `(n,)`, 0 to number of classes - 1
     name: str = ''      # what these images are, for tables and figures
     class_names: tuple[str, ...] = tuple('0123456789')  # the name of class 0, 1, 2, ...
@@ -155,8 +155,8 @@ def load_mnist(
 # %% ../nbs/01_data.ipynb #63c7e508
 def _to_mnist_form(
     small,  # counts 0-16, float `(n, 8, 8)`
-):          # grey levels, uint8 `(n, 28, 28)`
-    "Scale 8x8 digits to 20x20 and put their centre of mass in the middle of 28x28."
+):          # gray levels, uint8 `(n, 28, 28)`
+    "Scale 8x8 digits to 20x20 and put their center of mass in the middle of 28x28."
     boxes = F.interpolate(torch.tensor(small / 16)[:, None], size=(20, 20), mode='bicubic')
     images = F.pad((boxes[:, 0].clamp(0, 1) * 255).round(), (4, 4, 4, 4)).to(torch.uint8).numpy()
     position = np.arange(28)
@@ -253,16 +253,16 @@ MEAN, STD = 0.1307, 0.3081  # of the pixels of MNIST's 60,000 training images, i
 
 # %% ../nbs/01_data.ipynb #9fc8eec3
 def normalize(
-    images: np.ndarray | torch.Tensor,  # grey levels: uint8 `(n, 28, 28)`, or float in 0-1 `(n, 1, 28, 28)`
+    images: np.ndarray | torch.Tensor,  # gray levels: uint8 `(n, 28, 28)`, or float in 0-1 `(n, 1, 28, 28)`
     mean: float = MEAN,                 # what to subtract, in units of 0-1
     std: float = STD,                   # what to divide by, in units of 0-1
 ) -> torch.Tensor:                      # float32 tensor `(n, 1, 28, 28)`, mean near 0 and deviation near 1
-    "Grey levels as a network likes them: around zero, about one wide."
+    "Gray levels as a network likes them: around zero, about one wide."
     return _to_float(images).sub(mean).div_(std)
 
 # %% ../nbs/01_data.ipynb #8598913d
 def _to_float(images):
-    "Grey levels 0-255 `(n, 28, 28)` as float32 in 0-1 `(n, 1, 28, 28)`; such floats pass as they are."
+    "Gray levels 0-255 `(n, 28, 28)` as float32 in 0-1 `(n, 1, 28, 28)`; such floats pass as they are."
     if isinstance(images, np.ndarray): images = torch.from_numpy(np.require(images, requirements=['C', 'W']))
     if not isinstance(images, torch.Tensor):
         raise TypeError(f'images must be a NumPy array or a tensor, got {_describe(images)}')
@@ -272,15 +272,15 @@ def _to_float(images):
 
 # %% ../nbs/01_data.ipynb #b04f2ed4
 class Batches:
-    "Labelled images in portions, ready for a model: go through them with `for images, labels in batches`."
+    "Labeled images in portions, ready for a model: go through them with `for images, labels in batches`."
     def __init__(self,
         data: LabeledImages,                 # what to serve, LabeledImages
         batch_size: int = 64,                # images in a batch; the last one may be smaller
         shuffle: bool = False,               # a new random order in each pass, from torch's global random numbers?
         device: str | torch.device = 'cpu',  # where the batches shall lie: 'cpu', 'cuda', 'mps'
-        # changes a batch of float images in 0-1, `(b, 1, 28, 28)`, before normalisation
+        # changes a batch of float images in 0-1, `(b, 1, 28, 28)`, before normalization
         augment: Callable[[torch.Tensor], torch.Tensor] | None = None,
-        # torchvision transform, PIL image -> tensor; replaces our normalisation
+        # torchvision transform, PIL image -> tensor; replaces our normalization
         transform: Callable[[Image.Image], torch.Tensor] | None = None,
         mean: float = MEAN,                  # subtracted by `normalize`, in units of 0-1
         std: float = STD,                    # divided by in `normalize`, in units of 0-1
@@ -380,11 +380,11 @@ def _check_float_images(images):
     "Raise unless `images` is a float tensor `(b, c, h, w)`."
     if not isinstance(images, torch.Tensor) or images.ndim != 4 or not images.is_floating_point():
         raise ValueError(f'images must be a float tensor (b, 1, 28, 28), got {_describe(images)}; '
-                         f'for grey levels 0-255: torch.from_numpy(images)[:, None] / 255')
+                         f'for gray levels 0-255: torch.from_numpy(images)[:, None] / 255')
 
 # %% ../nbs/01_data.ipynb #73a93429
 def random_affine(
-    images: torch.Tensor,    # float images in 0-1, `(b, 1, 28, 28)`, before normalisation
+    images: torch.Tensor,    # float images in 0-1, `(b, 1, 28, 28)`, before normalization
     degrees: float = 10,     # turn by up to so much either way, in degrees
     translate: float = 0.1,  # shift by up to this share of width and height, 0-1
     scale: float = 0.0,      # enlarge or shrink by up to this share, 0 to below 1

@@ -115,8 +115,8 @@ def predict(
     data: LabeledImages,                       # the images to ask about, `LabeledImages`, one or more
     batch_size: int = 1000,                    # images a step: changes memory and time, not the answer
     device: str | torch.device | None = None,  # where to compute; None: where the model is
-    mean: float = MEAN,                        # grey level subtracted, 0-1, as in training
-    std: float = STD,                          # what grey levels are divided by, 0-1, as in training
+    mean: float = MEAN,                        # gray level subtracted, 0-1, as in training
+    std: float = STD,                          # what gray levels are divided by, 0-1, as in training
 ) -> Predictions:                              # `Predictions` about `data`
     "Ask a model about every image; its mode and its weights stay as they were."
     if not isinstance(model, torch.nn.Module):
@@ -154,9 +154,9 @@ def wilson_interval(
     if not ((n >= 1) & (hits >= 0) & (hits <= n)).all():
         raise ValueError(f'need 0 <= hits <= n and n >= 1, got hits={hits} and n={n}')
     z, rate = NormalDist().inv_cdf((1 + confidence) / 2), hits / n
-    centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
+    center = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
     half_width = z * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return np.maximum(centre - half_width, 0)[()], np.minimum(centre + half_width, 1)[()]
+    return np.maximum(center - half_width, 0)[()], np.minimum(center + half_width, 1)[()]
 
 # %% ../nbs/05_evaluation.ipynb #407d7446
 def accuracy_interval(
@@ -212,7 +212,7 @@ def plot_confusion_matrix(
     normalize: bool = False,  # True: percent of the true class in each cell; False: number of images
     ax: Axes | None = None,   # matplotlib Axes to draw on; None makes a figure
 ) -> Axes:                    # the Axes
-    "Confusion matrix, coloured by the share of the true class on a fixed logarithmic scale, 0.1 to 100%."
+    "Confusion matrix, colored by the share of the true class on a fixed logarithmic scale, 0.1 to 100%."
     import matplotlib.pyplot as plt
     from matplotlib.colors import LogNorm
     counts, shares = confusion_matrix(preds), confusion_matrix(preds, normalize=True)
@@ -256,7 +256,7 @@ def plot_reliability(
     n_bins: int = 10,        # number of equally wide bins of confidence, 1 and up
     ax: Axes | None = None,  # matplotlib Axes to draw on; None makes a figure
 ) -> Axes:                   # the Axes
-    "Accuracy against confidence by bins, with 95% intervals; grey bars count the images."
+    "Accuracy against confidence by bins, with 95% intervals; gray bars count the images."
     import matplotlib.pyplot as plt
     table = calibration_table(preds, n_bins)
     table = table[table['count'] > 0]
@@ -264,7 +264,7 @@ def plot_reliability(
     if ax is None: _, ax = plt.subplots(figsize=(6, 4))
     behind = ax.twinx()
     behind.bar(table.low, table['count'], width=1 / n_bins, align='edge', color='0.88', edgecolor='white')
-    behind.set(yscale='log', ylim=(0.8, 100 * len(preds)), ylabel='images in the bin (grey, log scale)')
+    behind.set(yscale='log', ylim=(0.8, 100 * len(preds)), ylabel='images in the bin (gray, log scale)')
     behind.set_yticks([10**k for k in range(len(str(len(preds))))])
     behind.minorticks_off()
     ax.set_zorder(behind.get_zorder() + 1)

@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 Picture: TypeAlias = 'str | Path | Image.Image | np.ndarray | torch.Tensor'
 
 # %% auto #0
-__all__ = ['Picture', 'to_grey', 'paper_level', 'ink_contrast', 'otsu_threshold', 'find_ink', 'crop_ink', 'pen_width', 'thicken',
-           'fit_box', 'centre_mass', 'prepare_steps', 'plot_steps', 'prepare_image']
+__all__ = ['Picture', 'to_gray', 'paper_level', 'ink_contrast', 'otsu_threshold', 'find_ink', 'crop_ink', 'pen_width', 'thicken',
+           'fit_box', 'center_mass', 'prepare_steps', 'plot_steps', 'prepare_image']
 
 # %% ../nbs/08_handwriting.ipynb #5099aa29
-def to_grey(
+def to_gray(
     source: Picture,  # path, PIL image, array or tensor: `(height, width)` or with 1-4 channels; 0-1 or 8 to 16 bits
 ) -> np.ndarray:      # gray levels, float32 `(height, width)`, 0-255
     "Any picture as a plane of gray levels, with see-through parts filled in."
     pixels = _to_unit(_open_picture(source) if isinstance(source, (str, Path)) else _as_array(source))
     n_channels = pixels.shape[-1]
-    grey = pixels[..., :3] @ np.float32([0.299, 0.587, 0.114]) if n_channels > 2 else pixels[..., 0]
-    alpha = pixels[..., -1] if n_channels in (2, 4) else np.ones_like(grey)
-    visible = grey[alpha > 0.5]
+    gray = pixels[..., :3] @ np.float32([0.299, 0.587, 0.114]) if n_channels > 2 else pixels[..., 0]
+    alpha = pixels[..., -1] if n_channels in (2, 4) else np.ones_like(gray)
+    visible = gray[alpha > 0.5]
     if not len(visible): raise ValueError('there is nothing to see: the picture is transparent everywhere')
     if visible.std() > 0.1: behind = np.median(visible)
     else: behind = 0.0 if visible.mean() > 0.5 else 1.0
-    return np.float32(255 * (grey * alpha + behind * (1 - alpha)))
+    return np.float32(255 * (gray * alpha + behind * (1 - alpha)))
 
 # %% ../nbs/08_handwriting.ipynb #180d5026
 def _open_picture(path):
@@ -144,14 +144,14 @@ def _to_unit(array):
 
 # %% ../nbs/08_handwriting.ipynb #95d8650f
 def paper_level(
-    grey: np.ndarray,  # grey levels, float `(height, width)`, 0-255
+    gray: np.ndarray,  # gray levels, float `(height, width)`, 0-255
     rounds: int = 8,   # how many times to fit, each time to the half of the pixels nearest to the last surface
-) -> np.ndarray:       # grey level of the bare paper at each pixel, float32 `(height, width)`
+) -> np.ndarray:       # gray level of the bare paper at each pixel, float32 `(height, width)`
     "How bright the paper would be without ink: a smooth surface through most of the pixels."
-    height, width = grey.shape
+    height, width = gray.shape
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing='ij')
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1).reshape(-1, 6)
-    levels = grey.reshape(-1).astype(float)
+    levels = gray.reshape(-1).astype(float)
     kept = np.maximum(abs(x), abs(y)).reshape(-1) > 0.8
     kept &= abs(levels - np.median(levels[kept])) <= np.ptp(levels) / 3
     for _ in range(rounds):
@@ -162,15 +162,15 @@ def paper_level(
 
 # %% ../nbs/08_handwriting.ipynb #a2e23e41
 def ink_contrast(
-    grey: np.ndarray,  # grey levels, float `(height, width)`, 0-255
-) -> np.ndarray:  # how far each pixel differs from the paper towards ink, float32 `(height, width)`, bare paper near 0
+    gray: np.ndarray,  # gray levels, float `(height, width)`, 0-255
+) -> np.ndarray:  # how far each pixel differs from the paper toward ink, float32 `(height, width)`, bare paper near 0
     "Difference from the paper's level, with ink positive whether it is darker or lighter."
-    differences = grey - paper_level(grey)
+    differences = gray - paper_level(gray)
     return -differences if (differences**3).sum() < 0 else differences
 
 # %% ../nbs/08_handwriting.ipynb #f1ded89d
 def otsu_threshold(
-    image: ArrayLike,  # grey levels or other numbers, array of any shape, at least one
+    image: ArrayLike,  # gray levels or other numbers, array of any shape, at least one
 ) -> float:            # the level that parts them best; above it is the upper group
     "Otsu's threshold: the split that leaves the least variance inside both groups."
     counts, edges = np.histogram(image, bins=256)
@@ -261,10 +261,10 @@ def fit_box(
     return np.uint8((255 * small / small.max()).clip(0, 255).round())
 
 # %% ../nbs/08_handwriting.ipynb #7bba14ba
-def centre_mass(
+def center_mass(
     box: np.ndarray,  # a digit, uint8 `(height, width)`, at most 28 pixels each way, not all black
 ) -> np.ndarray:  # uint8 `(28, 28)`, mean ink position within half a pixel of (14, 14), or as near as the border allows
-    "Put a digit into 28x28 so that its centre of mass is in the middle."
+    "Put a digit into 28x28 so that its center of mass is in the middle."
     if max(box.shape) > 28 or not box.any():
         raise ValueError(f'expected a digit of at most 28x28 pixels with some ink, got {box.shape}, '
                          f'brightest {box.max(initial=0)}')
@@ -282,22 +282,22 @@ def prepare_steps(
     source: Picture,         # path, PIL image, array or tensor of one digit; any size, dark on light or light on dark
 ) -> dict[str, np.ndarray]:  # dict from the name of each step to its picture, in order; the last is uint8 `(28, 28)`
     "Each step from a picture of handwriting to an image as in MNIST."
-    grey = _at_most(to_grey(source), 512)
-    contrast = ink_contrast(grey)
+    gray = _at_most(to_gray(source), 512)
+    contrast = ink_contrast(gray)
     ink = find_ink(contrast)
     cropped = thicken(crop_ink(ink))
     box = fit_box(cropped)
-    return {'grey': grey, 'even light': contrast.clip(0, 255), 'ink': ink, 'cropped': cropped, '20x20 box': box,
-            'centred': centre_mass(box)}
+    return {'gray': gray, 'even light': contrast.clip(0, 255), 'ink': ink, 'cropped': cropped, '20x20 box': box,
+            'centered': center_mass(box)}
 
 # %% ../nbs/08_handwriting.ipynb #da1bb5d4
-def _at_most(grey, longest):
+def _at_most(gray, longest):
     "Reduce a picture whose longer side exceeds `longest` pixels."
     from PIL import Image
-    scale = longest / max(grey.shape)
-    if scale >= 1: return grey
-    height, width = (max(1, round(side * scale)) for side in grey.shape)
-    return np.asarray(Image.fromarray(grey).resize((width, height), Image.Resampling.BOX))
+    scale = longest / max(gray.shape)
+    if scale >= 1: return gray
+    height, width = (max(1, round(side * scale)) for side in gray.shape)
+    return np.asarray(Image.fromarray(gray).resize((width, height), Image.Resampling.BOX))
 
 # %% ../nbs/08_handwriting.ipynb #4902ed3d
 def plot_steps(
@@ -324,4 +324,4 @@ def prepare_image(
     source: Picture,  # path, PIL image, array or tensor of one digit; any size, dark on light or light on dark
 ) -> np.ndarray:      # white on black in MNIST's form, uint8 `(28, 28)`, 0-255
     "Somebody's own handwriting as an image that the network can read."
-    return prepare_steps(source)['centred']
+    return prepare_steps(source)['centered']

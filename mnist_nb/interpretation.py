@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # %% auto #0
-__all__ = ['CORRUPTIONS', 'log_odds', 'saliency', 'plot_heatmap', 'occlusion', 'features', 'nearest_neighbours', 'embed',
+__all__ = ['CORRUPTIONS', 'log_odds', 'saliency', 'plot_heatmap', 'occlusion', 'features', 'nearest_neighbors', 'embed',
            'plot_embedding', 'widen_strokes', 'corrupt', 'robustness_curve', 'plot_robustness']
 
 # %% ../nbs/07_interpretation.ipynb #b3f5cfe3
@@ -60,10 +60,10 @@ def _as_targets(target, n):
 # %% ../nbs/07_interpretation.ipynb #ca5e2872
 def saliency(
     model: torch.nn.Module,           # any `nn.Module` that gives logits or log-probabilities `(batch, classes)`
-    images: np.ndarray | LabeledImages,  # grey levels 0-255, uint8 `(n, 28, 28)`, or `LabeledImages`
+    images: np.ndarray | LabeledImages,  # gray levels 0-255, uint8 `(n, 28, 28)`, or `LabeledImages`
     target: ArrayLike | None = None,  # the class asked about, one for all or one per image; None: the predicted class
     batch_size: int = 500,            # images in one gradient computation
-    mean: float = MEAN,               # brightness 0-1 that the model's images were centred on
+    mean: float = MEAN,               # brightness 0-1 that the model's images were centered on
     std: float = STD,                 # brightness 0-1 that they were divided by
 ) -> np.ndarray:                      # log-odds gained per unit of brightness (black to white), float32 `(n, 28, 28)`
     "Gradient of one class's log-odds with respect to every pixel."
@@ -82,11 +82,11 @@ def saliency(
 
 # %% ../nbs/07_interpretation.ipynb #7e49a629
 def plot_heatmap(
-    image: np.ndarray,       # the digit, grey levels 0-255, uint8 `(28, 28)`
+    image: np.ndarray,       # the digit, gray levels 0-255, uint8 `(28, 28)`
     heatmap: np.ndarray,     # a value per pixel, from `saliency` or `occlusion`, float `(28, 28)`
     ax: Axes | None = None,  # Axes to draw on; None: a new one
 ) -> Axes:                   # the Axes: orange above zero, purple below, the digit's outline in black
-    "A map of pixel values in two colours, white at zero, under the digit's outline."
+    "A map of pixel values in two colors, white at zero, under the digit's outline."
     import matplotlib.pyplot as plt
     if image.shape != heatmap.shape:
         raise ValueError(f'image and heatmap must have one shape, got {image.shape} and {heatmap.shape}')
@@ -99,7 +99,7 @@ def plot_heatmap(
 
 # %% ../nbs/07_interpretation.ipynb #5c9c08c2
 def _squares(size):
-    "Where a square centred on each of the 784 pixels lies, bool `(784, 28, 28)`, cut off at the border."
+    "Where a square centered on each of the 784 pixels lies, bool `(784, 28, 28)`, cut off at the border."
     if not 1 <= size <= 28: raise ValueError(f'size must be 1-28 pixels, got {size}')
     first = np.arange(28)[:, None] - size // 2
     span = (np.arange(28) >= first) & (np.arange(28) < first + size)
@@ -108,16 +108,16 @@ def _squares(size):
 # %% ../nbs/07_interpretation.ipynb #0134337e
 def occlusion(
     model: torch.nn.Module,  # any `nn.Module` that gives logits or log-probabilities `(batch, classes)`
-    images: np.ndarray | LabeledImages,  # grey levels 0-255, uint8 `(n, 28, 28)`, or `LabeledImages`
+    images: np.ndarray | LabeledImages,  # gray levels 0-255, uint8 `(n, 28, 28)`, or `LabeledImages`
     target: ArrayLike | None = None,  # the class asked about, one for all or one per image; None: the predicted class
     size: int = 5,           # side of the square, pixels 1-28
-    fill: int = 0,           # grey level painted over it, 0-255
-    mean: float = MEAN,      # brightness 0-1 that the model's images were centred on
+    fill: int = 0,           # gray level painted over it, 0-255
+    mean: float = MEAN,      # brightness 0-1 that the model's images were centered on
     std: float = STD,        # brightness 0-1 that they were divided by
 ) -> np.ndarray:             # probability lost when the square lies on that pixel, -1 to 1, float32 `(n, 28, 28)`
     "How far one class's probability falls when a square around each pixel is painted over."
     data, squares = _as_data(images), _squares(size)
-    if not 0 <= fill <= 255: raise ValueError(f'fill must be a grey level 0-255, got {fill}')
+    if not 0 <= fill <= 255: raise ValueError(f'fill must be a gray level 0-255, got {fill}')
     ask = lambda stack: predict(model, replace(data, images=stack, labels=np.zeros(len(stack), np.int64)),
                                 mean=mean, std=std).probs
     probs, targets = ask(data.images), _as_targets(target, len(data))
@@ -134,9 +134,9 @@ def occlusion(
 # %% ../nbs/07_interpretation.ipynb #bbae3ccf
 def features(
     model: torch.nn.Module,            # any `nn.Module` that gives logits or log-probabilities `(batch, classes)`
-    data: LabeledImages | np.ndarray,  # `LabeledImages`, or grey levels 0-255 uint8 `(n, 28, 28)`
+    data: LabeledImages | np.ndarray,  # `LabeledImages`, or gray levels 0-255 uint8 `(n, 28, 28)`
     layer: str = 'fc1',                # name of the submodule whose output is wanted, as in `model.named_modules()`
-    mean: float = MEAN,                # brightness 0-1 that the model's images were centred on
+    mean: float = MEAN,                # brightness 0-1 that the model's images were centered on
     std: float = STD,                  # brightness 0-1 that they were divided by
 ) -> np.ndarray:                       # one row of numbers per image, float32 `(n, d)`
     "What one layer inside the model makes of every image."
@@ -164,10 +164,10 @@ def _as_features(array, name='features'):
     return array
 
 # %% ../nbs/07_interpretation.ipynb #c405a298
-def nearest_neighbours(
+def nearest_neighbors(
     queries: np.ndarray,             # features of the images we ask about, float `(n, d)`
     train: np.ndarray,               # features of the images to search, float `(m, d)`
-    k: int = 5,                      # how many neighbours each, 1 to m
+    k: int = 5,                      # how many neighbors each, 1 to m
 ) -> tuple[np.ndarray, np.ndarray]:  # distances float `(n, k)` and positions in `train` int64 `(n, k)`, nearest first
     "The rows of `train` that lie nearest to each query, by Euclidean distance."
     from sklearn.neighbors import NearestNeighbors
@@ -181,7 +181,7 @@ def nearest_neighbours(
 # %% ../nbs/07_interpretation.ipynb #1578869d
 def embed(
     features: np.ndarray,  # one row of numbers per image, float `(n, d)`, n >= 4, d >= 2
-    method: str = 'pca',   # 'pca': a straight shadow, quick; 'tsne': keeps neighbours together, slow beyond 5,000 rows
+    method: str = 'pca',   # 'pca': a straight shadow, quick; 'tsne': keeps neighbors together, slow beyond 5,000 rows
     seed: int = 0,         # of t-SNE's search; PCA has no chance in it
 ) -> np.ndarray:           # a place on the map for each image, float32 `(n, 2)`
     "Lay out rows of features on a two-dimensional map."
@@ -204,7 +204,7 @@ def plot_embedding(
     marked: ArrayLike | None = None,  # dots to ring in black, as a bool mask `(n,)` or positions; None: none
     ax: Axes | None = None,           # Axes to draw on; None: a new one
 ) -> Axes:                            # the Axes; a map has no units
-    "A dot per image, a colour per class, the class's name in the middle of its dots."
+    "A dot per image, a color per class, the class's name in the middle of its dots."
     import matplotlib.pyplot as plt
     if np.shape(points) != (len(data), 2):
         raise ValueError(f'expected points of shape ({len(data)}, 2), one per image, got {np.shape(points)}')
@@ -220,7 +220,7 @@ def plot_embedding(
 
 # %% ../nbs/07_interpretation.ipynb #a5a4a775
 def widen_strokes(
-    images: np.ndarray,  # grey levels 0-255, uint8 `(n, 28, 28)`
+    images: np.ndarray,  # gray levels 0-255, uint8 `(n, 28, 28)`
     pixels: float,       # added on every side of a stroke, rounded to quarters; negative: taken away
 ) -> np.ndarray:         # the images with thicker or thinner strokes, uint8 `(n, 28, 28)`
     "Grow the strokes (dilation) or eat at them (erosion)."
@@ -241,7 +241,7 @@ CORRUPTIONS = {  # kind: (what its amount counts, the amount that changes nothin
     'rotation':  ('degrees clockwise', 0, -360, 360),
     'shift':     ('pixels to the right', 0, -28, 28),
     'scale':     ('times the size', 1, 0.1, 10),
-    'noise':     ('deviation, grey levels', 0, 0, 1000),
+    'noise':     ('deviation, gray levels', 0, 0, 1000),
     'blur':      ('deviation, pixels', 0, 0, 28),
     'thickness': ('pixels on each side', 0, -7, 7),
     'inversion': ('share of the negative', 0, 0, 1),
@@ -249,11 +249,11 @@ CORRUPTIONS = {  # kind: (what its amount counts, the amount that changes nothin
 
 # %% ../nbs/07_interpretation.ipynb #8179e437
 def corrupt(
-    images: np.ndarray | LabeledImages,  # grey levels 0-255, uint8 `(n, 28, 28)`, or `LabeledImages`
+    images: np.ndarray | LabeledImages,  # gray levels 0-255, uint8 `(n, 28, 28)`, or `LabeledImages`
     kind: str,                           # a key of `CORRUPTIONS`
     amount: float,                       # how much, in the unit that `CORRUPTIONS` names
     seed: int = 0,                       # of the noise; the other kinds have no chance in them
-) -> np.ndarray:                         # the spoilt images, uint8 `(n, 28, 28)`; the given ones stay as they are
+) -> np.ndarray:                         # the spoiled images, uint8 `(n, 28, 28)`; the given ones stay as they are
     "Spoil all images in one way by one amount."
     from scipy.ndimage import gaussian_filter
     images = _as_data(images).images
@@ -262,14 +262,14 @@ def corrupt(
     if not low <= amount <= high: raise ValueError(f'{kind} counts {unit}, from {low} to {high}, got {amount}')
     if amount == unchanged: return images.copy()
     if kind == 'thickness': return widen_strokes(images, amount)
-    grey = images.astype(np.float32)
-    if kind == 'noise': grey += np.random.default_rng(seed).normal(0, amount, grey.shape)
-    elif kind == 'blur': grey = gaussian_filter(grey, (0, amount, amount))
-    elif kind == 'inversion': grey = (1 - amount) * grey + amount * (255 - grey)
+    gray = images.astype(np.float32)
+    if kind == 'noise': gray += np.random.default_rng(seed).normal(0, amount, gray.shape)
+    elif kind == 'blur': gray = gaussian_filter(gray, (0, amount, amount))
+    elif kind == 'inversion': gray = (1 - amount) * gray + amount * (255 - gray)
     else:
         move = {'rotation': dict(degrees=amount), 'shift': dict(shift=(amount, 0)), 'scale': dict(scale=amount)}[kind]
-        grey = affine(torch.tensor(grey[:, None]), **move)[:, 0].numpy()
-    return _to_uint8(grey)
+        gray = affine(torch.tensor(gray[:, None]), **move)[:, 0].numpy()
+    return _to_uint8(gray)
 
 # %% ../nbs/07_interpretation.ipynb #ba2c175f
 def robustness_curve(
@@ -279,10 +279,10 @@ def robustness_curve(
     amounts: ArrayLike,        # amounts to try, in the unit that `CORRUPTIONS` names
     seed: int = 0,             # of the noise
     confidence: float = 0.95,  # of the interval, fraction 0-1
-    mean: float = MEAN,        # brightness 0-1 that the model's images were centred on
+    mean: float = MEAN,        # brightness 0-1 that the model's images were centered on
     std: float = STD,          # brightness 0-1 that they were divided by
 ) -> pd.DataFrame:             # DataFrame, a row per amount: kind, amount, and as fractions 0-1 accuracy, low, high
-    "Accuracy, with its Wilson interval, as the same images are spoilt more and more."
+    "Accuracy, with its Wilson interval, as the same images are spoiled more and more."
     import pandas as pd
     if not isinstance(data, LabeledImages):
         raise TypeError(f'accuracy needs labels: expected LabeledImages, got {type(data).__name__}')

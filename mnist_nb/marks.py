@@ -25,7 +25,7 @@ VERDICTS = 'label wrong', 'model wrong', 'ambiguous'
 
 # %% ../nbs/library/marks.ipynb #58ad3984
 def fingerprint(
-    image: np.ndarray,  # grey levels, uint8 `(28, 28)`
+    image: np.ndarray,  # gray levels, uint8 `(28, 28)`
     label: int,         # its class, 0-255
 ) -> str:               # 16 hexadecimal digits
     "A name for a labeled image that it keeps in any selection, order or file."

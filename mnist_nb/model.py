@@ -46,7 +46,7 @@ class MNISTNet(nn.Module):
 
     def forward(
         self,
-        images: torch.Tensor,  # normalised images, float `(batch, 1, 28, 28)`
+        images: torch.Tensor,  # normalized images, float `(batch, 1, 28, 28)`
     ) -> torch.Tensor:         # log-probabilities of the classes, float `(batch, num_classes)`, each <= 0
         "Log-probabilities for a batch of images."
         _check_images(images, self.conv1.weight.dtype)
@@ -214,7 +214,7 @@ def _montage(images, n_cols):
 # %% ../nbs/02_model.ipynb #5570d26e
 def feature_maps(
     model: nn.Module,      # any `nn.Module`; its mode comes back as it was
-    images: torch.Tensor,  # what the model takes: normalised images, float `(batch, 1, 28, 28)`
+    images: torch.Tensor,  # what the model takes: normalized images, float `(batch, 1, 28, 28)`
     layer: str = 'conv1',  # name of a layer, as in `model.named_modules()`
 ) -> torch.Tensor:         # the layer's output for these images; `(batch, channels, height, width)` for a convolution
     "The output of one layer inside a model."
@@ -232,7 +232,7 @@ def feature_maps(
 # %% ../nbs/02_model.ipynb #24a7cd29
 def plot_feature_maps(
     model: nn.Module,        # any `nn.Module`
-    image: torch.Tensor,     # one normalised image, float `(1, 28, 28)` or `(1, 1, 28, 28)`
+    image: torch.Tensor,     # one normalized image, float `(1, 28, 28)` or `(1, 1, 28, 28)`
     layer: str = 'conv1',    # name of a layer whose output has channels, rows and columns
     n_cols: int = 8,         # maps in a row of the picture
     ax: Axes | None = None,  # matplotlib Axes to draw on; None makes one
@@ -251,7 +251,7 @@ def plot_feature_maps(
 
 # %% ../nbs/02_model.ipynb #558eacef
 def resnet18(
-    pretrained: bool = False,  # start from weights learnt on ImageNet; they are downloaded once (45 MB)
+    pretrained: bool = False,  # start from weights learned on ImageNet; they are downloaded once (45 MB)
     num_classes: int = 10,     # classes to tell apart
 ) -> nn.Module:                # a net from images `(batch, 1, 28, 28)` to logits `(batch, num_classes)`
     "torchvision's ResNet-18 with one input channel."
@@ -261,7 +261,7 @@ def resnet18(
     nn.init.kaiming_normal_(model.conv1.weight, mode='fan_out', nonlinearity='relu')
     if pretrained:
         weights = _imagenet_weights()
-        weights['conv1.weight'] = weights['conv1.weight'].sum(1, keepdim=True)  # red + green + blue = grey
+        weights['conv1.weight'] = weights['conv1.weight'].sum(1, keepdim=True)  # red + green + blue = gray
         weights |= {name: value for name, value in model.state_dict().items() if name.startswith('fc.')}
         model.load_state_dict(weights)
     return model

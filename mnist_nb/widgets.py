@@ -47,7 +47,7 @@ __all__ = ['Heatmaps', 'Neighbors', 'Stroke', 'CSS', 'png_uri', 'image_html', 'i
 
 # %% ../nbs/library/widgets.ipynb #9b5bfeab
 def png_uri(
-    image: np.ndarray,  # grey levels, uint8 `(height, width)`, or red, green and blue, uint8 `(height, width, 3)`
+    image: np.ndarray,  # gray levels, uint8 `(height, width)`, or red, green and blue, uint8 `(height, width, 3)`
 ) -> str:               # data URI: a whole PNG file as text, for the `src` of an `<img>`
     "Write a PNG file by hand, into a text."
     image = np.asarray(image)
@@ -262,16 +262,16 @@ def browser_html(
 
 # %% ../nbs/library/widgets.ipynb #999cac2d
 def sprite_sheet(
-    images: np.ndarray | list[np.ndarray],  # grey levels, uint8 `(n, 28, 28)`, or colours, uint8 `(n, 28, 28, 3)`
+    images: np.ndarray | list[np.ndarray],  # gray levels, uint8 `(n, 28, 28)`, or colors, uint8 `(n, 28, 28, 3)`
     n_cols: int = 0,  # images in a row; 0: all in one
-) -> np.ndarray:      # uint8 `(rows * 28, n_cols * 28)`, for colours with a third axis; black where images run out
+) -> np.ndarray:      # uint8 `(rows * 28, n_cols * 28)`, for colors with a third axis; black where images run out
     "Many images in one, so that they travel as one file."
     images = np.asarray(images)
-    n_cols, colours = n_cols or max(1, len(images)), images.shape[3:]
+    n_cols, colors = n_cols or max(1, len(images)), images.shape[3:]
     n_rows = max(1, -(-len(images) // n_cols))
-    sheet = np.zeros((n_rows * n_cols, 28, 28, *colours), np.uint8)
+    sheet = np.zeros((n_rows * n_cols, 28, 28, *colors), np.uint8)
     sheet[:len(images)] = images
-    return sheet.reshape(n_rows, n_cols, 28, 28, *colours).swapaxes(1, 2).reshape(n_rows * 28, n_cols * 28, *colours)
+    return sheet.reshape(n_rows, n_cols, 28, 28, *colors).swapaxes(1, 2).reshape(n_rows * 28, n_cols * 28, *colors)
 
 # %% ../nbs/library/widgets.ipynb #e329d4ed
 _TILE_CSS = """
@@ -285,7 +285,7 @@ _TILE_CSS = """
 
 # %% ../nbs/library/widgets.ipynb #89972589
 def tiles_css(
-    images: np.ndarray,  # grey levels, uint8 `(n, 28, 28)`, one for each button
+    images: np.ndarray,  # gray levels, uint8 `(n, 28, 28)`, one for each button
     scope: str,          # CSS class of the box that the buttons are in
 ) -> str:                # HTML: a `<style>` that paints image `k` on the button of class `mnb-tile-k`
     "Paint images on buttons."
@@ -622,7 +622,7 @@ def marks_html(
 
 # %% ../nbs/library/widgets.ipynb #7928f97e
 def heatmap_image(
-    image: np.ndarray,    # the digit, grey levels, uint8 `(28, 28)`
+    image: np.ndarray,    # the digit, gray levels, uint8 `(28, 28)`
     heatmap: np.ndarray,  # a value per pixel, above 0 for and below 0 against, float `(28, 28)`
     enlarge: int = 4,     # side of the square that a pixel becomes, 1 or more
 ) -> np.ndarray:          # red, green and blue, uint8 `(28 * enlarge, 28 * enlarge, 3)`
@@ -631,11 +631,11 @@ def heatmap_image(
     if heatmap.shape != (28, 28) or not np.isfinite(heatmap).all():
         raise ValueError(f'a heatmap must be finite numbers (28, 28), got shape {heatmap.shape}')
     strength = (heatmap / (np.abs(heatmap).max() or 1))[..., None]
-    colour = np.where(strength > 0, [230, 97, 1], [94, 60, 153])
-    colours = (255 + np.abs(strength) * (colour - 255)).astype(np.uint8)
-    colours, ink = (a.repeat(enlarge, 0).repeat(enlarge, 1) for a in (colours, np.asarray(image) > 127))
-    colours[(ink != np.roll(ink, 1, 0)) | (ink != np.roll(ink, 1, 1))] = 0  # the outline: where ink begins or ends
-    return colours
+    color = np.where(strength > 0, [230, 97, 1], [94, 60, 153])
+    colors = (255 + np.abs(strength) * (color - 255)).astype(np.uint8)
+    colors, ink = (a.repeat(enlarge, 0).repeat(enlarge, 1) for a in (colors, np.asarray(image) > 127))
+    colors[(ink != np.roll(ink, 1, 0)) | (ink != np.roll(ink, 1, 1))] = 0  # the outline: where ink begins or ends
+    return colors
 
 # %% ../nbs/library/widgets.ipynb #796141f1
 def _ask(source, preds, i):
@@ -649,11 +649,11 @@ def error_html(
     i: int,              # its position in `preds`
     # function of one image uint8 `(28, 28)`, or dict by position: its heatmap, float `(28, 28)`
     saliency: Heatmaps | None = None,
-    neighbours: Neighbors | None = None,  # the same: its nearest training images, `LabeledImages`, nearest first
+    neighbors: Neighbors | None = None,  # the same: its nearest training images, `LabeledImages`, nearest first
     verdict: str = '',   # what was said about it, one of `VERDICTS`
 ) -> str:                # HTML
     "One image in full, with what the model looked at and what it may have remembered."
-    extra, heatmap, near = [], _ask(saliency, preds, i), _ask(neighbours, preds, i)
+    extra, heatmap, near = [], _ask(saliency, preds, i), _ask(neighbors, preds, i)
     if heatmap is not None:
         picture = image_html(heatmap_image(preds.data.images[i], heatmap), 'saliency map of the prediction', 112)
         extra.append(f'<figure>{picture}<figcaption>orange: for the prediction<br>purple: against it</figcaption>'
@@ -764,13 +764,13 @@ class ErrorExplorer(Explorer):
         preds: Predictions,  # the `Predictions` to explore
         # function of one image uint8 `(28, 28)`, or dict by position: its heatmap, float `(28, 28)`
         saliency: Heatmaps | None = None,
-        neighbours: Neighbors | None = None,  # the same: its nearest training images, `LabeledImages`, nearest first
+        neighbors: Neighbors | None = None,  # the same: its nearest training images, `LabeledImages`, nearest first
         marks: Marks | str | Path | None = None,  # `Marks`, or the path of their file; None: new ones in memory
     ) -> None:
-        self.preds, self.saliency, self.neighbours = check_predictions(preds), saliency, neighbours
+        self.preds, self.saliency, self.neighbors = check_predictions(preds), saliency, neighbors
         self.marks = marks if isinstance(marks, Marks) else Marks(marks)
         self.state, self.classes = worst_cell(preds), class_errors(preds)
-        error_html(preds, find_page(preds, self.state).chosen, saliency, neighbours)
+        error_html(preds, find_page(preds, self.state).chosen, saliency, neighbors)
         self._build()
         self._draw()
 
@@ -812,7 +812,7 @@ def _draw(self: ErrorExplorer):
     verdict = self.marks.verdict(preds, page.chosen) if page.n_found else ''
     self._put(heading=heading_html(preds, state, page), total=marks_html(self.marks),
               summary=class_html(self.classes, preds.data.class_names[state.true]) if state.true is not None else '',
-              card=error_html(preds, page.chosen, self.saliency, self.neighbours, verdict) if page.n_found else '')
+              card=error_html(preds, page.chosen, self.saliency, self.neighbors, verdict) if page.n_found else '')
     for name, button in self.judge.items():
         button.disabled, button.button_style = not page.n_found, 'primary' if name and name == verdict else ''
     self.undo.disabled = not self.marks.journal
@@ -840,7 +840,7 @@ def error_twin(
     preds: Predictions,                   # the `Predictions` to show
     n: int = 10,                          # images of each cell at most, largest loss first
     saliency: Heatmaps | None = None,     # as for `error_html`, shown for mistakes
-    neighbours: Neighbors | None = None,  # as for `error_html`, likewise; the nearest three
+    neighbors: Neighbors | None = None,  # as for `error_html`, likewise; the nearest three
 ) -> str:                                 # HTML that needs no kernel, server or network
     "A still error explorer: every cell of the confusion matrix opens its images, every mistake its reasons."
     names, counts = check_predictions(preds).data.class_names, confusion_matrix(preds)
@@ -854,16 +854,16 @@ def error_twin(
     begin = worst_cell(preds)
     start = next(iter(groups)) if begin.true is None else f'{begin.true}-{begin.predicted}'
     mistakes = [i for _, group in groups.values() for i in group if preds.labels[i] != preds.probs[i].argmax()]
-    maps, near = _reasons(preds, mistakes, saliency, neighbours)
+    maps, near = _reasons(preds, mistakes, saliency, neighbors)
     css = _MATRIX_CSS.replace('SCOPE', 'mnb-twin')
     return static_twin(preds, groups, start, _matrix_html(names, counts), css, maps, near)
 
 # %% ../nbs/library/widgets.ipynb #dadc3705
-def _reasons(preds, positions, saliency, neighbours):
-    "For those of these images about which there is something to say: maps as pictures, and neighbours."
+def _reasons(preds, positions, saliency, neighbors):
+    "For those of these images about which there is something to say: maps as pictures, and neighbors."
     maps, near = {}, {}
     for i in map(int, positions):
-        heatmap, found = _ask(saliency, preds, i), _ask(neighbours, preds, i)
+        heatmap, found = _ask(saliency, preds, i), _ask(neighbors, preds, i)
         if heatmap is not None:
             steps = np.round(4 * np.asarray(heatmap) / (np.abs(heatmap).max() or 1))
             maps[i] = heatmap_image(np.zeros((28, 28), np.uint8), steps, 1)
@@ -952,7 +952,7 @@ def read_pad(
 
 # %% ../nbs/library/widgets.ipynb #73d53143
 def steps_html(
-    steps: dict[str, np.ndarray],  # dict from the name of a step to its picture, grey levels 0-255
+    steps: dict[str, np.ndarray],  # dict from the name of a step to its picture, gray levels 0-255
     side: int = 56,                # the longer side of each picture on the page, CSS pixels
 ) -> str:                          # HTML, the pictures in a row
     "The way from paper to model, step by step."

@@ -50,12 +50,12 @@ shapes = st.one_of(st.sampled_from([(28, 28), (2, 28, 28), (2, 1, 28, 28), (0, 2
 dtypes = st.sampled_from([np.uint8, np.int64, np.float32, np.float64, np.bool_, np.complex64])
 fills = st.sampled_from([0, 1, 255, -1, 0.5, 7])
 arrays = st.builds(lambda shape, dtype, fill: np.full(shape, fill).astype(dtype), shapes, dtypes, fills)
-spoilt = st.builds(lambda shape, bad: np.full(shape, bad, np.float32), shapes, st.sampled_from([math.nan, math.inf, 1e30]))
-tensors = st.builds(torch.from_numpy, st.one_of(arrays, spoilt))
+spoiled = st.builds(lambda shape, bad: np.full(shape, bad, np.float32), shapes, st.sampled_from([math.nan, math.inf, 1e30]))
+tensors = st.builds(torch.from_numpy, st.one_of(arrays, spoiled))
 texts = st.one_of(st.text(max_size=8), st.sampled_from(['auto', 'cuda', 'mnist', 'StepLR', '/', '.', 'no/such/file.png', __file__]))
 paths = st.builds(Path, st.sampled_from(['no/such/file', '.', '/dev/null', __file__]))
 good = st.sampled_from([SAMPLE, SAMPLE[:0], PREDS, PREDS[:0], NET, NET.__class__, HISTORY, READY])
-anything = st.recursive(st.one_of(st.none(), numbers, arrays, spoilt, tensors, texts, paths, good),
+anything = st.recursive(st.one_of(st.none(), numbers, arrays, spoiled, tensors, texts, paths, good),
                         lambda inner: st.one_of(st.lists(inner, max_size=3), st.tuples(inner, inner),
                                                 st.dictionaries(st.text(max_size=4), inner, max_size=2)), max_leaves=4)
 
@@ -84,7 +84,7 @@ CALLS = {
     'data.plot_mean_images': data.plot_mean_images,
     **{'data.' + name: call for name, call in options_of(Batches, data=SAMPLE).items() if name != 'Batches(std=)'}, 'data.Batches(data)': Batches,
     'handwriting.prepare_image': handwriting.prepare_image, 'handwriting.prepare_steps': handwriting.prepare_steps,
-    'handwriting.plot_steps': handwriting.plot_steps, 'handwriting.to_grey': handwriting.to_grey,
+    'handwriting.plot_steps': handwriting.plot_steps, 'handwriting.to_gray': handwriting.to_gray,
     **{'model.' + name: call for name, call in options_of(model.MNISTNet).items() if name in ('MNISTNet(dropout1=)', 'MNISTNet(dropout2=)')},
     'model.MNISTNet.forward': lambda x: NET(x), 'model.feature_maps': lambda x: model.feature_maps(NET, x),
     'model.plot_feature_maps': lambda x: model.plot_feature_maps(NET, x),

@@ -21,7 +21,7 @@ pytestmark = needs_browser()
 
 @pytest.fixture(scope='module')
 def preds():
-    "Made up, with a class whose name would be a program if it weren't text; each image is one grey, which says which it is."
+    "Made up, with a class whose name would be a program if it weren't text; each image is one gray, which says which it is."
     images = np.repeat(17 * (np.arange(400) % 16), 28 * 28).reshape(-1, 28, 28).astype(np.uint8)
     return made_up_preds(400, names=(NASTY, *'123456789'), images=images)
 
@@ -51,8 +51,8 @@ def page(browser, request):
 def caption(preds, i): return image_text(preds, i).replace('image', 'Image', 1)
 
 
-def grey(page, locator):
-    "The grey level in the middle of what stands on the screen, 0-255."
+def gray(page, locator):
+    "The gray level in the middle of what stands on the screen, 0-255."
     from io import BytesIO
 
     from PIL import Image
@@ -99,7 +99,7 @@ def test_reasons_stand_beside_a_mistake(preds, page, tmp_path):
     page.get_by_label(image_text(preds, i)).first.click()
     assert page.locator('.mnb-near figcaption').all_inner_texts() == ['3', '1', '4']
     assert page.get_by_role('img', name='saliency map of the prediction').count() == 1
-    assert grey(page, page.get_by_role('img', name='training image, a 4')) == 255
+    assert gray(page, page.get_by_role('img', name='training image, a 4')) == 255
     page.locator(f'[data-group="{preds.labels[other]}-{preds.labels[other]}"]').click()
     assert page.locator('.mnb-near').count() == page.get_by_role('img', name='saliency').count() == 0
 
@@ -122,9 +122,9 @@ def test_the_right_picture_is_on_each_button(preds, page, tmp_path):
     for c in 3, 8:
         page.locator(f'[data-group="{c}"]').click()
         for k, i in enumerate(find_images(preds, BrowserState(true=c))[:20]):
-            assert grey(page, page.locator('.mnb-tiles button .mnb-s').nth(k)) == preds.data.images[i, 0, 0]
+            assert gray(page, page.locator('.mnb-tiles button .mnb-s').nth(k)) == preds.data.images[i, 0, 0]
     page.locator('.mnb-tiles button').nth(7).click()
-    assert grey(page, page.locator('.mnb-card > .mnb-s')) == preds.data.images[find_images(preds, BrowserState(true=8))[7], 0, 0]
+    assert gray(page, page.locator('.mnb-card > .mnb-s')) == preds.data.images[find_images(preds, BrowserState(true=8))[7], 0, 0]
 
 
 def test_the_keyboard_is_enough(preds, page, tmp_path):
@@ -152,8 +152,8 @@ def test_two_twins_live_on_one_page(preds, page, tmp_path):
 def test_text_can_be_read_in_both_schemes(preds, page, tmp_path, scheme):
     page.emulate_media(color_scheme=scheme)
     page.goto(save_static(error_twin(preds), tmp_path / 'errors.html').as_uri())
-    colour = lambda selector, what: page.locator(selector).first.evaluate(f'e => getComputedStyle(e).{what}')
+    color = lambda selector, what: page.locator(selector).first.evaluate(f'e => getComputedStyle(e).{what}')
     bright = scheme == 'dark'
     for selector in '.mnb-line', '.mnb-title', '.mnb-cell', '.mnb-bars th', '.mnb-tiles button':
-        levels = [int(n) for n in colour(selector, 'color')[4:-1].split(',')[:3]]
+        levels = [int(n) for n in color(selector, 'color')[4:-1].split(',')[:3]]
         assert (min(levels) > 200) if bright else (max(levels) < 60), (selector, levels)

@@ -177,7 +177,7 @@ WRONG_USAGE = {
     'train --learning-rate nan': 'learning_rate', 'train --batch-size 0': 'batch_size', 'train --seed -1': 'seed',
     'train --data nist': '--data', 'train --device gpu': 'device', 'train --threads 0': '--threads',
     'train --scheduler Nope': 'unknown scheduler', 'train --scheduler StepLR': 'step_size',
-    'train --scheduler StepLR step_size': 'NAME=VALUE', 'train --resume': '--checkpoint', 'train --colour red': '--colour',
+    'train --scheduler StepLR step_size': 'NAME=VALUE', 'train --resume': '--checkpoint', 'train --color red': '--color',
     'predict': 'IMAGE', 'evaluate --epochs 3': '--epochs',
 }
 

@@ -86,11 +86,11 @@ def test_strokes_become_a_page(pad):
     assert pad.reading.message == 'Reads as 3 (91.0%).' == pad.canvas.answer
     page = Tags(pad.result.value)
     assert [attrs['alt'].split(':')[0] for attrs in page.all('img')] == [
-        'step 1, grey', 'step 2, even light', 'step 3, ink', 'step 4, cropped', 'step 5, 20x20 box', 'step 6, centred']
+        'step 1, gray', 'step 2, even light', 'step 3, ink', 'step 4, cropped', 'step 5, 20x20 box', 'step 6, centered']
     assert all(attrs['src'].startswith('data:image/png;base64,') for attrs in page.all('img'))
     assert len(page.all('tr')) == 10 and '91.0%' in pad.result.value
-    assert 'predicted' in pad.result.value  # a word, not only a colour
-    assert pad.reading.steps['centred'].shape == (28, 28)
+    assert 'predicted' in pad.result.value  # a word, not only a color
+    assert pad.reading.steps['centered'].shape == (28, 28)
 
 
 def test_undo_and_clear(pad):
@@ -118,7 +118,7 @@ def test_the_state_is_plain(pad):
 def test_an_uploaded_file_is_read_like_a_drawing(pad):
     upload(pad, 'three.png', picture())
     assert pad.reading.message == 'Reads as 3 (91.0%).'
-    assert np.array_equal(pad.reading.steps['centred'], read_pad([THREE], None, pad.predict_probs).steps['centred'])
+    assert np.array_equal(pad.reading.steps['centered'], read_pad([THREE], None, pad.predict_probs).steps['centered'])
     pad.clear_button.click()
     assert pad.reading.message == 'Nothing drawn yet.' and not pad.upload.value
     upload(pad, 'three.png', picture())  # the same file once more is a change again
@@ -188,7 +188,7 @@ def test_with_anywidget_the_browser_gets_all_it_needs():
     for word in ('touch-action: none', 'focus-visible'): assert word in sent['_css']
     assert stroke_canvas(side=200).side == 200
     pad.canvas.set_state({'strokes': [THREE, DASH]})  # as the browser sends it
-    assert pad.reading.message in pad.result.value and np.array_equal(pad.reading.steps['grey'], strokes_image([THREE, DASH]))
+    assert pad.reading.message in pad.result.value and np.array_equal(pad.reading.steps['gray'], strokes_image([THREE, DASH]))
     shown = list(widgets_of(pad.widget))
     assert {pad.canvas, pad.undo_button, pad.clear_button, pad.upload, pad.result} <= set(shown)
     assert all(button.tooltip for button in (pad.undo_button, pad.clear_button))

@@ -62,7 +62,7 @@ def build(recipe, **changes):
 
 
 def fingerprint(classifier):
-    "Everything that must be equal at the end: weights, optimiser, scheduler, counters, history, random state."
+    "Everything that must be equal at the end: weights, optimizer, scheduler, counters, history, random state."
     state = dict(classifier.trainer.state)
     state['history'] = {key: value for key, value in state['history'].items() if key != 'seconds'}
     return {key: digest(checkpoints.plain(value)) for key, value in state.items()} | {

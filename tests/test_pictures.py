@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from mnist_nb.classifier import MNISTClassifier
 from mnist_nb.data import load_sample
-from mnist_nb.handwriting import prepare_image, to_grey
+from mnist_nb.handwriting import prepare_image, to_gray
 
 RAMP = np.arange(60, dtype=np.uint8).reshape(6, 10) * 4
 
@@ -107,10 +107,10 @@ def test_every_mode_and_depth_in_a_file_is_the_same_digit(ending, kind, read, tm
 
 def test_levels_are_kept_and_color_is_weighed():
     exact = RAMP / 255, torch.tensor(RAMP), RAMP.astype(np.uint16) * 257, Image.fromarray(RAMP).convert('RGB'), with_bits('I;16B', 16)(RAMP)
-    for same in exact: np.testing.assert_allclose(to_grey(same), RAMP, atol=0.01)
-    assert to_grey(Image.fromarray(RAMP > 100)).tolist() == (255.0 * (RAMP > 100)).tolist()
+    for same in exact: np.testing.assert_allclose(to_gray(same), RAMP, atol=0.01)
+    assert to_gray(Image.fromarray(RAMP > 100)).tolist() == (255.0 * (RAMP > 100)).tolist()
     for colors in np.uint8([[[255, 0, 0], [0, 255, 0]]]), Image.fromarray(np.uint8([[[255, 0, 0], [0, 255, 0]]])):
-        np.testing.assert_allclose(to_grey(colors), [[76.245, 149.685]], atol=0.01)
+        np.testing.assert_allclose(to_gray(colors), [[76.245, 149.685]], atol=0.01)
 
 
 @pytest.mark.parametrize('ending, mode', [('png', 'RGBA'), ('png', 'LA'), ('gif', 'P'), ('png', 'P'), ('webp', 'RGBA'), ('png', 'L'), ('png', 'RGB')])
@@ -123,15 +123,15 @@ def test_behind_what_is_transparent_lies_paper_of_the_other_shade(ending, mode, 
         options['transparency'] = (0, 0, 0) if mode == 'RGB' else 0
     elif mode == 'RGBA': picture = picture.convert(mode)
     picture.save(tmp_path / f'ink.{ending}', **options, **({'lossless': True} if ending == 'webp' else {}))
-    levels = to_grey(tmp_path / f'ink.{ending}')
+    levels = to_gray(tmp_path / f'ink.{ending}')
     assert (levels[0, 0], levels[30, 24].round()) == (255 if ink == 30 else 0, ink)
 
 
 def test_a_transparent_corner_gets_the_most_usual_shade():
     rounded = np.dstack([np.full((9, 9), 250), np.full((9, 9), 255)]).astype(np.uint8)
     rounded[4, 2:7, 0], rounded[0, 0] = 10, 0
-    assert to_grey(rounded)[0, 0] == pytest.approx(250)
-    with pytest.raises(ValueError, match='transparent everywhere'): to_grey(np.zeros((5, 5, 4)))
+    assert to_gray(rounded)[0, 0] == pytest.approx(250)
+    with pytest.raises(ValueError, match='transparent everywhere'): to_gray(np.zeros((5, 5, 4)))
 
 
 # ------------------------------------------------------------------------------------- size
@@ -141,7 +141,7 @@ import re
 from pathlib import Path
 from PIL import Image
 import scipy.ndimage
-from mnist_nb.handwriting import to_grey, prepare_image
+from mnist_nb.handwriting import to_gray, prepare_image
 peak = lambda: int(re.search('VmHWM: *([0-9]+) kB', Path('/proc/self/status').read_text().replace(chr(9), ' '))[1]) // 1024
 before = peak()
 CALL
@@ -167,7 +167,7 @@ def scan(mode):
 @on_linux
 def test_a_large_picture_needs_little_memory(tmp_path):
     Image.new('RGB', (12_000, 9_000), 'white').save(path := tmp_path / 'large.png')
-    assert memory(f'assert to_grey({str(path)!r}).shape == (819, 1091)') < 700
+    assert memory(f'assert to_gray({str(path)!r}).shape == (819, 1091)') < 700
 
 
 @on_linux
@@ -185,7 +185,7 @@ def test_a_large_picture_is_the_same_digit(kind, read):
     "Larger than the size from which pictures are reduced strip by strip, the last strip a narrow one."
     levels = np.pad(page().repeat(6, 0).repeat(6, 1), ((0, 1189), (0, 180)), constant_values=220)
     picture = IMAGES[kind](levels)
-    assert to_grey(picture).shape == (1045, 450)
+    assert to_gray(picture).shape == (1045, 450)
     assert_same_digit(picture, levels, read)
 
 
@@ -210,30 +210,30 @@ def phone_photo(path, tag, size=(120, 150)):
 @pytest.mark.parametrize('tag', TURNS)
 def test_a_file_is_turned_once_as_its_tag_says(tag, ending, size, tmp_path):
     upright = phone_photo(path := tmp_path / f'photo.{ending}', tag, size)
-    upright = to_grey(upright.reduce(2) if size == LARGE else upright)
+    upright = to_gray(upright.reduce(2) if size == LARGE else upright)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         for source in path, Image.open(path), ImageOps.exif_transpose(Image.open(path)) if ending != 'tif' else path:
-            found = to_grey(source)
+            found = to_gray(source)
             assert found.shape == upright.shape and abs(found - upright).mean() < 3
 
 
 @pytest.mark.parametrize('tag', [3, 6, 8])
 def test_a_photo_that_was_turned_by_hand_is_not_turned_again(tag, tmp_path):
-    upright = to_grey(phone_photo(path := tmp_path / 'photo.jpg', tag))
+    upright = to_gray(phone_photo(path := tmp_path / 'photo.jpg', tag))
     turned = Image.open(path).rotate({3: 180, 6: -90, 8: 90}[tag], expand=True)
     assert turned.getexif()[0x0112] == tag  # Pillow leaves it there
-    with pytest.warns(UserWarning, match=r'read as it stands.*PIL\.ImageOps\.exif_transpose'): found = to_grey(turned)
+    with pytest.warns(UserWarning, match=r'read as it stands.*PIL\.ImageOps\.exif_transpose'): found = to_gray(turned)
     assert abs(found - upright).mean() < 3
-    with pytest.warns(UserWarning, match='read as it stands'): assert to_grey(Image.open(path).convert('L')).shape == Image.open(path).size[::-1]
+    with pytest.warns(UserWarning, match='read as it stands'): assert to_gray(Image.open(path).convert('L')).shape == Image.open(path).size[::-1]
 
 
 def test_a_photo_that_was_turned_in_place_is_not_turned_again(tmp_path):
-    upright = to_grey(phone_photo(path := tmp_path / 'photo.jpg', 6))
+    upright = to_gray(phone_photo(path := tmp_path / 'photo.jpg', 6))
     photo = Image.open(path)
     try: ImageOps.exif_transpose(photo, in_place=True)
     except TypeError: pytest.skip('an older Pillow')
-    assert abs(to_grey(photo) - upright).mean() < 3
+    assert abs(to_gray(photo) - upright).mean() < 3
 
 
 # ------------------------------------------------------------------------------------- what is no picture
@@ -250,7 +250,7 @@ TEXT = base64.b64encode(png()).decode()
 @pytest.mark.parametrize('text', [TEXT, 'data:image/png;base64,' + TEXT, 'data:image/png;base64,iVBORw0KGgo=', TEXT[:400].replace('/', '_'),
                                   'https://example.org/seven.png', 'a/' * 5000], ids=lambda text: f'{text[:12]}-{len(text)}')
 def test_a_text_that_is_no_path_is_refused_in_one_short_sentence(text, read):
-    for call in to_grey, prepare_image, read:
+    for call in to_gray, prepare_image, read:
         with pytest.raises(ValueError) as error: call(text)
         message = str(error.value)
         assert len(message) < 350 and '\n' not in message and repr(text[:20])[:-1] in message and f'{len(text):,} characters' in message
@@ -259,7 +259,7 @@ def test_a_text_that_is_no_path_is_refused_in_one_short_sentence(text, read):
 
 @pytest.mark.parametrize('content', [png(), bytearray(png()), memoryview(png()), io.BytesIO(png())], ids=lambda content: type(content).__name__)
 def test_bytes_are_refused_with_the_way_to_open_them(content):
-    for call in to_grey, prepare_image:
+    for call in to_gray, prepare_image:
         with pytest.raises(TypeError, match='expected a path, PIL image, array or tensor, got') as error: call(content)
         assert type(content).__name__ in str(error.value) and 'PIL.Image.open(io.BytesIO(data))' in str(error.value) and len(str(error.value)) < 250
 
@@ -267,7 +267,7 @@ def test_bytes_are_refused_with_the_way_to_open_them(content):
 @pytest.mark.parametrize('shape', [(2, 60, 80), (3, 60, 80), (4, 60, 80)])
 def test_three_gray_pictures_or_one_in_color_is_not_guessed(shape):
     for pixels in np.zeros(shape), np.zeros(shape, np.uint8), torch.zeros(shape), [page()] * shape[0]:
-        with pytest.raises(ValueError, match=rf'{shape[0]} gray pictures or one with {shape[0]} channels.*one by one.*np\.moveaxis'): to_grey(pixels)
+        with pytest.raises(ValueError, match=rf'{shape[0]} gray pictures or one with {shape[0]} channels.*one by one.*np\.moveaxis'): to_gray(pixels)
 
 
 def test_the_ways_out_of_a_channel_first_picture(read):
@@ -283,11 +283,11 @@ def test_the_ways_out_of_a_channel_first_picture(read):
     (Image.new('L', (0, 5)), 'empty'), (Image.new('P', (5, 0)), 'empty'), ([Image.new('P', (60, 80))], 'list of pictures.*one by one'),
     ('', 'empty text'), ('no_such_file.png', "'no_such_file.png'"), ('.', 'is a folder')])
 def test_what_is_no_picture_is_refused(picture, message):
-    with pytest.raises((TypeError, ValueError, FileNotFoundError), match=message): to_grey(picture)
+    with pytest.raises((TypeError, ValueError, FileNotFoundError), match=message): to_gray(picture)
 
 
 def test_files_that_are_no_pictures_are_refused(tmp_path):
     (tmp_path / 'text.png').write_text('not a picture')
-    with pytest.raises(ValueError, match='not a picture that Pillow can read'): to_grey(tmp_path / 'text.png')
+    with pytest.raises(ValueError, match='not a picture that Pillow can read'): to_gray(tmp_path / 'text.png')
     (tmp_path / 'half.png').write_bytes(png()[:len(png()) // 2])
-    with pytest.raises(ValueError, match='damaged'): to_grey(tmp_path / 'half.png')
+    with pytest.raises(ValueError, match='damaged'): to_gray(tmp_path / 'half.png')

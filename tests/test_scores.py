@@ -192,7 +192,7 @@ def test_occlusion_is_the_probability_that_a_square_takes_away(linear):
 def test_neighbors_are_the_nearest_in_the_features_of_the_layer(linear):
     features = interpretation.features(linear, SAMPLE, '1')
     np.testing.assert_allclose(features, linear(normalize(SAMPLE.images)).detach(), atol=1e-5)
-    distances, nearest = interpretation.nearest_neighbours(features[:5], features[5:], k=3)
+    distances, nearest = interpretation.nearest_neighbors(features[:5], features[5:], k=3)
     wanted = NearestNeighbors(n_neighbors=3).fit(features[5:]).kneighbors(features[:5])
     np.testing.assert_allclose(distances, wanted[0], rtol=1e-4)
     assert (nearest == wanted[1]).all()
