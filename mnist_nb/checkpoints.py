@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickletools
-import re
-import zipfile
 from collections import Counter
-from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +16,11 @@ import numpy as np
 import torch
 
 from .files import write_atomic
-from .training import Callback, History, Trainer, random_numbers
+from .training import Callback, Trainer
 
 # %% auto #0
-__all__ = ['FORMAT', 'VERSIONS', 'plain', 'digest', 'save_file', 'load_file', 'save_weights', 'check_weights', 'load_weights',
-           'load_config', 'save_checkpoint', 'Checkpoint', 'load_checkpoint']
+__all__ = ['FORMAT', 'VERSIONS', 'plain', 'save_file', 'load_file', 'save_weights', 'load_weights', 'load_config',
+           'save_checkpoint', 'Checkpoint', 'load_checkpoint']
 
 # %% ../nbs/library/checkpoints.ipynb #21d73568
 def plain(
@@ -33,40 +30,14 @@ def plain(
     if isinstance(value, torch.Tensor): return value.detach().to('cpu', copy=True)
     if isinstance(value, np.ndarray): return torch.from_numpy(value.copy())
     if isinstance(value, np.generic): return value.item()
-    if isinstance(value, dict):
-        copy = {plain(key): plain(item) for key, item in value.items()}
-        return Counter(copy) if isinstance(value, Counter) else copy  # MultiStepLR counts its milestones
+    if isinstance(value, Counter): return Counter(plain(dict(value)))  # MultiStepLR counts its milestones
+    if isinstance(value, dict): return {plain(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)): return type(value)([plain(item) for item in value])
-    if value is None or type(value) in (bool, int, float, str): return value
-    raise TypeError('a file holds only tensors, numbers, texts, lists and dicts, '
-                    f'got {type(value).__name__} {value!r:.60}')
-
-# %% ../nbs/library/checkpoints.ipynb #47490aaa
-def digest(
-    content: Any,  # nested dicts, lists and tuples of tensors, numbers and texts
-) -> str:          # 64 hexadecimal digits
-    "A fingerprint (SHA-256) of names, types, shapes and values."
-    sha = hashlib.sha256()
-    def add(
-        value: Any,  # a part of the content
-    ) -> None:
-        "Take in one part, and what is nested in it."
-        kind = type(value).__name__
-        if isinstance(value, torch.Tensor):
-            sha.update(f'{value.dtype} {tuple(value.shape)}\n'.encode())
-            sha.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        elif isinstance(value, (dict, list, tuple)):
-            sha.update(f'{kind} {len(value)}\n'.encode())
-            for item in value.items() if isinstance(value, dict) else value: add(item)
-        elif value is None or type(value) in (bool, int, float, str):
-            text = repr(value).encode()
-            sha.update(f'{kind} {len(text)}\n'.encode() + text)
-        else: raise TypeError(f'only tensors, numbers, texts, lists and dicts can be saved, got {kind} {value!r:.60}')
-    add(content)
-    return sha.hexdigest()
+    if value is None or type(value) in (bool, int, float, str, torch.dtype): return value
+    raise TypeError(f'a file holds only tensors, numbers, texts, lists and dicts, got {value!r:.60}')
 
 # %% ../nbs/library/checkpoints.ipynb #ed98b600
-FORMAT, VERSIONS = 'mnist_nb', {'weights': 1, 'checkpoint': 2}  # kind of file -> version of its content
+FORMAT, VERSIONS = 'mnist_nb', {'weights': 2, 'checkpoint': 3}  # kind of file -> version of its content
 
 # %% ../nbs/library/checkpoints.ipynb #de0cabbc
 def save_file(
@@ -75,85 +46,10 @@ def save_file(
     kind: str,         # 'weights' or 'checkpoint'
 ) -> None:
     "Write content with its format, version and fingerprint, all or nothing."
-    if kind not in VERSIONS: raise ValueError(f'kind must be one of {[*VERSIONS]}, got {kind!r}')
-    content, buffer = plain(content), io.BytesIO()
-    torch.save({'format': FORMAT, 'kind': kind, 'version': VERSIONS[kind],
-                'sha256': digest(content), 'content': content}, buffer)
-    write_atomic(buffer.getbuffer(), path)
-
-# %% ../nbs/library/checkpoints.ipynb #3e5f0c94
-def _read_bytes(path):
-    "All bytes of a file that may be ours."
-    if not path.exists(): raise FileNotFoundError(f'{path} does not exist (looked for from {Path.cwd()})')
-    if not path.is_file(): raise ValueError(f'{path} is not a file: name one that mnist_nb wrote')
-    with open(path, 'rb') as file:
-        start = file.read(4)
-        if start != b'PK\x03\x04':
-            what = 'no PyTorch file' if start else 'empty'
-            raise ValueError(f'{path} was not written by mnist_nb: it is {what}')
-        return start + file.read()
-
-# %% ../nbs/library/checkpoints.ipynb #52398373
-def _check_archive(data, path):
-    "Raise unless an archive is whole and each part agrees with its checksum."
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
-                raise ValueError('PyTorch compresses nothing, here something is compressed')
-            if bad := archive.testzip(): raise ValueError(f'wrong checksum of {bad}')
-    except Exception as error:
-        raise ValueError(f'{path} is damaged or cut off ({error}); take an older copy or make it anew') from error
-
-# %% ../nbs/library/checkpoints.ipynb #29f1fcd7
-def _unpickle(data, path):
-    "The object in a PyTorch file, without running any code of the file."
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            pickles = [archive.read(name) for name in archive.namelist() if name.endswith('.pkl')]
-        n_tuples = sum(code.name.startswith('TUPLE') for pickle in pickles for code, *_ in pickletools.genops(pickle))
-        if n_tuples > 50_000: raise ValueError(f'{n_tuples:,} tuples')
-        return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
-    except Exception as error:
-        asked = re.search(r'GLOBAL (\S+)', str(error))
-        reason = f'it asks for {asked[1]}, which is code' if asked else f'{type(error).__name__} while reading'
-        raise ValueError(f'{path} is damaged or hostile: {reason}. Nothing of it was run or loaded') from error
-
-# %% ../nbs/library/checkpoints.ipynb #304fbade
-def _check_size(content, most):
-    "Raise where content has more parts and bytes than the file that it came from."
-    parts, size = [content], 1
-    while parts:
-        value = parts.pop()
-        if isinstance(value, torch.Tensor): size += value.nbytes
-        if isinstance(value, dict): value = [*value.keys(), *value.values()]
-        if isinstance(value, (list, tuple)):
-            size += len(value)
-            if size <= most: parts.extend(value)
-        if size > most: raise ValueError(f'the content is larger than its file of {most:,} bytes')
-
-# %% ../nbs/library/checkpoints.ipynb #5f890c70
-def _verified(file, path, kind, size):
-    "The content of a file that was read, if it is what it says."
-    needed = {'format', 'kind', 'version', 'sha256', 'content'}
-    known = (isinstance(file, dict) and needed <= file.keys()
-             and all(type(file[key]) is str for key in ('format', 'kind', 'sha256')))
-    if not known or file['format'] != FORMAT or file['kind'] not in VERSIONS:
-        raise ValueError(f'{path} was not written by mnist_nb. A plain state dict? Then load it with '
-                         f'torch.load(path, weights_only=True) into a model, and use save_weights(model, path)')
-    if file['kind'] != kind:
-        use = {'weights': 'a model to predict with', 'checkpoint': 'a training to go on with'}
-        raise ValueError(f'{path} holds {file["kind"]}, not {kind}: it is {use[file["kind"]]}, not {use[kind]}')
-    if file['version'] != VERSIONS[kind]:
-        raise ValueError(f'{path} has format version {file["version"]!r} and this mnist_nb reads version '
-                         f'{VERSIONS[kind]} of {kind}: use the mnist_nb that wrote it, or train again')
-    content = file['content']
-    try:
-        _check_size(content, size)
-        intact = digest(content) == file['sha256']
-    except Exception: intact = False
-    if not intact:
-        raise ValueError(f'{path} is damaged: its content does not have its fingerprint; take an older copy')
-    return content
+    buffer = io.BytesIO()
+    torch.save(plain(content), buffer)
+    data = buffer.getvalue() + f'\n{FORMAT} {kind} {VERSIONS[kind]} '.encode()
+    write_atomic(data + hashlib.sha256(data).hexdigest().encode(), path)
 
 # %% ../nbs/library/checkpoints.ipynb #964f5ed8
 def load_file(
@@ -161,11 +57,23 @@ def load_file(
     kind: str,         # 'weights' or 'checkpoint'
 ) -> Any:              # the content
     "Read content back, or say what is wrong with the file."
-    if kind not in VERSIONS: raise ValueError(f'kind must be one of {[*VERSIONS]}, got {kind!r}')
-    path = Path(path)
-    data = _read_bytes(path)
-    _check_archive(data, path)
-    return _verified(_unpickle(data, path), path, kind, len(data))
+    data = Path(path).read_bytes()
+    archive, _, last_line = data.rpartition(b'\n')
+    words = last_line.decode(errors='replace').split(' ')
+    if len(words) != 4 or words[0] != FORMAT:
+        raise ValueError(f'{path} was not written by mnist_nb, or it is cut off. A plain state dict, or a file of an '
+                         'older mnist_nb? Then load the weights with torch.load(path, weights_only=True) into a model, '
+                         'and use save_weights(model, path)')
+    _, its_kind, version, fingerprint = words
+    if its_kind != kind: raise ValueError(f'{path} holds {its_kind}, and {kind} was asked for')
+    if version != str(VERSIONS[kind]):
+        raise ValueError(f'{path} has format version {version} and this mnist_nb reads version {VERSIONS[kind]} of '
+                         f'{kind}: use the mnist_nb that wrote it, or train again')
+    if hashlib.sha256(data[:-len(fingerprint)]).hexdigest() != fingerprint:
+        raise ValueError(f'{path} is damaged: its content does not have its fingerprint; take an older copy')
+    try: return torch.load(io.BytesIO(archive), map_location='cpu', weights_only=True)
+    except Exception as error:
+        raise ValueError(f'{path} holds what mnist_nb never writes; nothing of it was run or loaded') from error
 
 # %% ../nbs/library/checkpoints.ipynb #e11bc2d6
 def save_weights(
@@ -176,32 +84,10 @@ def save_weights(
     dtype: torch.dtype | None = None,  # torch.float16 halves the file; None keeps the weights as they are
 ) -> None:
     "Write the weights of a model."
-    if dtype is not None and not getattr(dtype, 'is_floating_point', False):
-        raise ValueError(f'dtype must be a floating torch.dtype such as torch.float16, or None, got {dtype!r}')
+    if dtype and not dtype.is_floating_point: raise ValueError(f'{dtype} would round the weights to whole numbers')
     weights = {name: value.to(dtype) if dtype and value.is_floating_point() else value
                for name, value in model.state_dict().items()}
-    save_file({'model': weights, 'config': dict(config or {})}, path, 'weights')
-
-# %% ../nbs/library/checkpoints.ipynb #04fe01a5
-def check_weights(
-    model: torch.nn.Module,         # nn.Module that should take them
-    weights: Any,                   # a state dict, if it is right
-) -> None:
-    "Raise unless these are weights for a model of this architecture."
-    if not isinstance(weights, dict):
-        raise ValueError(f'weights must be a dict of tensors, got {type(weights).__name__}')
-    def form(
-        value: Any,  # a tensor, or None where there is none of this name
-    ) -> str:        # what has to agree, in words
-        "Shape and kind of a weight."
-        if not isinstance(value, torch.Tensor): return 'is missing'
-        return f'has the shape {tuple(value.shape)}' + ('' if value.is_floating_point() else ' of whole numbers')
-    ours = model.state_dict()
-    for name in [*ours, *weights]:
-        here, there = form(ours.get(name)), form(weights.get(name))
-        if here != there:
-            raise ValueError(f'the weights are of another architecture: {name} {there} there and {here} in this '
-                             f'model. Build the model as it was when they were saved')
+    save_file({'model': weights, 'config': config or {}}, path, 'weights')
 
 # %% ../nbs/library/checkpoints.ipynb #f8f74404
 def load_weights(
@@ -209,23 +95,13 @@ def load_weights(
     path: str | Path,        # file that `save_weights` wrote
 ) -> dict[str, Any]:         # the config that was saved with them, a dict
     "Put saved weights into a model; if that is impossible, say why and change nothing."
-    weights, config = _unpacked(load_file(path, 'weights'), 'model', path)
-    with _naming(path): check_weights(model, weights)
-    model.load_state_dict(weights)
-    return config
-
-# %% ../nbs/library/checkpoints.ipynb #113a11e5
-def _unpacked(content, key, path):
-    "The pair (content[key], config) of a file of ours."
-    if not isinstance(content, dict) or key not in content or not isinstance(content.get('config'), dict):
-        raise ValueError(f'{path} lacks {key} or config: it was not written by save_weights or save_checkpoint')
-    return content[key], content['config']
-
-@contextmanager
-def _naming(path):
-    "Put the file's name in front of the reason why its content was refused."
-    try: yield
-    except ValueError as error: raise ValueError(f'{path}: {error}') from error
+    content, before = load_file(path, 'weights'), deepcopy(model.state_dict())
+    try: model.load_state_dict(content['model'])
+    except Exception as error:
+        model.load_state_dict(before)
+        raise ValueError(f'{path} has weights of another architecture: build the model as it was when they were saved. '
+                         f'{error}') from error
+    return content['config']
 
 # %% ../nbs/library/checkpoints.ipynb #365cdf09
 def load_config(
@@ -233,7 +109,7 @@ def load_config(
     kind: str,         # 'weights' or 'checkpoint'
 ) -> dict[str, Any]:   # the config that was saved in it, a dict
     "What a file of ours says about its making."
-    return _unpacked(load_file(path, kind), {'weights': 'model', 'checkpoint': 'trainer'}[kind], path)[1]
+    return load_file(path, kind)['config']
 
 # %% ../nbs/library/checkpoints.ipynb #61422bc8
 def save_checkpoint(
@@ -242,7 +118,7 @@ def save_checkpoint(
     config: dict[str, Any] | None = None,  # dict of numbers and texts to keep with it
 ) -> None:
     "Write all that training needs to go on."
-    save_file({'trainer': trainer.state, 'config': dict(config or {})}, path, 'checkpoint')
+    save_file({'trainer': trainer.state, 'config': config or {}}, path, 'checkpoint')
 
 # %% ../nbs/library/checkpoints.ipynb #e99a948e
 class Checkpoint(Callback):
@@ -252,25 +128,7 @@ class Checkpoint(Callback):
         config: dict[str, Any] | None = None,  # dict of numbers and texts to keep with it
     ) -> None: self.path, self.config = path, config
 
-    def after_epoch(self,
-        trainer: Trainer,
-    ) -> None: save_checkpoint(trainer, self.path, self.config)
-
-# %% ../nbs/library/checkpoints.ipynb #3466f9fa
-def _check_state(trainer, state):
-    "Raise unless a trainer of this form can continue from `state`."
-    needed = {'model', 'optimizer', 'scaler', 'best_weights', 'history', 'random_state', 'amp_dtype'}
-    missing = sorted(needed - state.keys()) if isinstance(state, dict) else 'everything'
-    if missing: raise ValueError(f'this is not the state of a Trainer: it lacks {missing}')
-    for weights in (state['model'], state['best_weights']): check_weights(trainer.model, weights)
-    history = state['history']
-    known = isinstance(history, dict) and history.keys() == vars(History()).keys()
-    lists = list(history.values()) if known else [None]
-    if not all(isinstance(values, list) and len(values) == len(lists[0]) for values in lists) or not all(
-            type(value) is float for values in lists for value in values):
-        raise ValueError('this state does not fit the trainer: its history has not one number for each epoch')
-    if ('scheduler' in state) != (trainer.scheduler is not None):
-        raise ValueError('this state does not fit the trainer: one has a scheduler, the other has none')
+    def after_epoch(self, trainer: Trainer) -> None: save_checkpoint(trainer, self.path, self.config)
 
 # %% ../nbs/library/checkpoints.ipynb #1819c59e
 def load_checkpoint(
@@ -278,14 +136,9 @@ def load_checkpoint(
     path: str | Path,  # file that `save_checkpoint` wrote
 ) -> dict[str, Any]:   # the config that was saved with it, a dict
     "Take over the run of a file; if that is impossible, say why and change nothing."
-    state, config = _unpacked(load_file(path, 'checkpoint'), 'trainer', path)
-    before = trainer.state
-    with _naming(path):
-        _check_state(trainer, state)
-        try:
-            with random_numbers(state['random_state']): pass  # raises where a generator refuses its state
-            trainer.load_state_dict(state)
-        except Exception as error:
-            trainer.load_state_dict(before)
-            raise ValueError(f'this state does not fit the trainer ({type(error).__name__}: {error})') from error
-    return config
+    content, before = load_file(path, 'checkpoint'), trainer.state
+    try: trainer.load_state_dict(content['trainer'])
+    except Exception as error:
+        trainer.load_state_dict(before)
+        raise ValueError(f'{path} does not fit the trainer: {type(error).__name__}: {error}') from error
+    return content['config']

@@ -29,7 +29,6 @@ from torch.optim import lr_scheduler
 from .data import Batches
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 # %% auto #0
@@ -47,6 +46,10 @@ class History:
     learning_rate: list[float] = field(default_factory=list)  # in use when the epoch began
     seconds: list[float] = field(default_factory=list)        # for training and validation
 
+    def append(self, **measured: float) -> None:
+        "Add one epoch: a number for each of the six lists."
+        for name, value in measured.items(): getattr(self, name).append(value)
+
     def __len__(self) -> int: return len(self.loss)
 
     def __repr__(self) -> str:
@@ -60,21 +63,6 @@ class History:
         ranks = [(accuracy, -loss) for accuracy, loss in zip(self.val_accuracy, self.val_loss)]
         return ranks.index(max(ranks)) + 1 if ranks else 0
 
-# %% ../nbs/04_training.ipynb #8900755f
-@patch
-def append(self: History,
-    **measured: float,  # one number for each of the six lists
-) -> None:
-    "Add one epoch."
-    for name, values in vars(self).items(): values.append(float(measured[name]))
-
-# %% ../nbs/04_training.ipynb #b87e07bf
-@patch
-def to_frame(self: History) -> pd.DataFrame:  # one row per epoch, numbered from 1
-    "The history as a pandas table."
-    import pandas as pd
-    return pd.DataFrame(asdict(self), index=pd.RangeIndex(1, len(self) + 1, name='epoch'))
-
 # %% ../nbs/04_training.ipynb #8fc485ca
 def set_seed(
     seed: int,  # whole number, 0 to 2**32 - 1
@@ -85,12 +73,10 @@ def set_seed(
     torch.manual_seed(seed)
 
 # %% ../nbs/04_training.ipynb #4150cf44
-def random_state() -> dict[str, Any]:  # dict of lists and tensors
+def random_state() -> dict[str, Any]:  # dict of tuples and tensors
     "The state of the random number generators of Python, NumPy and PyTorch."
-    version, words, gauss = random.getstate()
     name, keys, *rest = np.random.get_state()
-    state = {'python': [version, torch.tensor(words), gauss],
-             'numpy': [name, torch.tensor(keys.astype(np.int64)), *rest], 'torch': torch.get_rng_state()}
+    state = {'python': random.getstate(), 'numpy': (name, keys.tolist(), *rest), 'torch': torch.get_rng_state()}
     if torch.cuda.is_available(): state['cuda'] = torch.cuda.get_rng_state_all()
     if torch.backends.mps.is_available(): state['mps'] = torch.mps.get_rng_state()
     return state
@@ -100,11 +86,8 @@ def set_random_state(
     state: dict[str, Any],  # what `random_state()` returned
 ) -> None:
     "Let all generators continue from there."
-    version, words, gauss = state['python']
-    random.setstate((version, tuple(words.tolist()), gauss))
-    name, keys, *rest = state['numpy']
-    if not 0 <= rest[0] <= 624: raise ValueError(f'not a state of NumPy: position {rest[0]}')  # NumPy would crash
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    random.setstate(state['python'])
+    np.random.set_state(state['numpy'])
     torch.set_rng_state(state['torch'])
     for i, cuda in enumerate(state.get('cuda', [])[:torch.cuda.device_count()]): torch.cuda.set_rng_state(cuda, i)
     if 'mps' in state and torch.backends.mps.is_available(): torch.mps.set_rng_state(state['mps'])
@@ -125,15 +108,11 @@ def random_numbers(
 # %% ../nbs/04_training.ipynb #808c0457
 class Callback:
     "What a `Trainer` asks and tells between two epochs."
-    def stop(self,
-        trainer: Trainer,
-    ) -> bool:  # should training end?
-        "Asked before each epoch."
+    def stop(self, trainer: Trainer) -> bool:
+        "Asked before each epoch: should training end?"
         return False
 
-    def after_epoch(self,
-        trainer: Trainer,
-    ) -> None:
+    def after_epoch(self, trainer: Trainer) -> None:
         "Told after each epoch."
 
 # %% ../nbs/04_training.ipynb #d735b90e
@@ -168,17 +147,20 @@ def fit(self: Trainer,
 ) -> History:
     "Train on from the last finished epoch until there are `epochs`; however it ends, the best weights come back."
     self.check_length(epochs)
-    self.restore()
+    self.load_state_dict(self.state)
+    self.interrupted = False
     with random_numbers(self.state['random_state']), self.progress(epochs, verbose) as self.bar:
         try:
+            self.model.load_state_dict(self.state['model'])
             while not self.finished(epochs):
                 self.one_epoch()
                 with stop_button_waits(): self.keep_epoch(epochs, verbose)
         except KeyboardInterrupt: self.interrupted = True
-        except (MemoryError, RuntimeError) as error: raise self.explained(error) from error
+        except (FloatingPointError, MemoryError, RuntimeError) as error: raise self.explained(error) from error
         finally:
             with stop_button_waits(): self.settle()
-    if verbose: self.say_why_it_ended(epochs)
+    n = len(self.history)
+    if verbose and n < epochs: print(f'Stopped after {n} of {epochs} epochs; the model has the best weights so far.')
     return self.history
 
 # %% ../nbs/04_training.ipynb #34cd9f0a
@@ -188,7 +170,7 @@ def one_epoch(self: Trainer) -> None:
     start, learning_rate = time.perf_counter(), self.optimizer.param_groups[0]['lr']
     loss, accuracy = self.train_epoch()
     val_loss, val_accuracy = self.validate()
-    if not math.isfinite(loss + val_loss): raise FloatingPointError(self.divergence(loss + val_loss))
+    if not math.isfinite(loss + val_loss): raise FloatingPointError(f'the loss became {loss + val_loss}')
     if isinstance(self.scheduler, lr_scheduler.ReduceLROnPlateau):
         self.scheduler.step(val_accuracy if self.scheduler.mode == 'max' else val_loss)
     elif self.scheduler and not isinstance(self.scheduler, PER_BATCH): self.scheduler.step()
@@ -235,27 +217,31 @@ def validate(self: Trainer) -> tuple[float, float]:  # mean loss and accuracy
 
 # %% ../nbs/04_training.ipynb #b6bd84ff
 @patch
-def state_dict(self: Trainer) -> dict[str, Any]:  # dict of tensors, numbers and texts, nested; a copy
+def state_dict(self: Trainer) -> dict[str, Any]:  # nested dicts of tensors, numbers and texts; a copy
     "Everything that training needs to continue from here."
     parts = {name: getattr(self, name).state_dict() for name in ('model', 'optimizer', 'scheduler', 'scaler')
              if getattr(self, name) is not None}
     n, best = len(self.history), self.history.best_epoch
     return deepcopy({**parts, 'best_weights': parts['model'] if best == n else self.state['best_weights'],
-                     'history': asdict(self.history), 'random_state': random_state(),
-                     'amp_dtype': str(self.amp_dtype).removeprefix('torch.')})
-
-# %% ../nbs/04_training.ipynb #28bf1ecc
-@patch
-def restore(self: Trainer) -> None:
-    "Make everything as it was when the last epoch ended."
-    state = deepcopy(self.state)
-    self.amp_dtype = getattr(torch, state['amp_dtype'])
-    self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype == torch.float16)
-    for name in ('model', 'optimizer', 'scheduler', 'scaler'):
-        if name in state: getattr(self, name).load_state_dict(state[name])
-    self.history, self.interrupted = History(**state['history']), False
+                     'history': asdict(self.history), 'random_state': random_state(), 'amp_dtype': self.amp_dtype})
 
 # %% ../nbs/04_training.ipynb #783077ba
+@patch
+def load_state_dict(self: Trainer,
+    state: dict[str, Any],  # what `state_dict` of a trainer with the same settings returned
+) -> None:
+    "Take over a run from the end of one of its epochs; the model gets its best weights."
+    if ('scheduler' in state) != (self.scheduler is not None):
+        raise ValueError('either the saved run or this trainer has a scheduler, the other has none')
+    parts = deepcopy(state)
+    self.amp_dtype = parts['amp_dtype']
+    self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype == torch.float16)
+    for name in ('model', 'optimizer', 'scheduler', 'scaler'):
+        if name in parts: getattr(self, name).load_state_dict(parts[name])
+    self.state = state
+    self.settle()
+
+# %% ../nbs/04_training.ipynb #ba935bb0
 @patch
 def settle(self: Trainer) -> None:
     "Leave the best weights in the model, ready for use, and the history of the finished epochs."
@@ -263,60 +249,37 @@ def settle(self: Trainer) -> None:
     self.model.eval()
     self.history = History(**deepcopy(self.state['history']))
 
-# %% ../nbs/04_training.ipynb #ba935bb0
+# %% ../nbs/04_training.ipynb #baa44d85
 @patch
-def load_state_dict(self: Trainer,
-    state: dict[str, Any],  # what `state_dict` of a trainer with the same settings returned
-) -> None:
-    "Take over a run from the end of one of its epochs."
-    self.state = deepcopy(state)
-    self.restore()
-    self.settle()
-
-# %% ../nbs/04_training.ipynb #0ffdb016
-@patch
-def finished(self: Trainer,
-    epochs: int,  # to reach in total
-) -> bool:
+def finished(self: Trainer, epochs: int) -> bool:
     "Is there nothing left to train?"
     return len(self.history) >= epochs or any(callback.stop(self) for callback in self.callbacks)
 
-# %% ../nbs/04_training.ipynb #baa44d85
 @patch
 def keep_epoch(self: Trainer, epochs: int, verbose: bool) -> None:
     "Take the state, say how it goes, and tell the callbacks."
     self.state = self.state_dict()
-    history, n = self.history, len(self.history)
     if verbose:
-        loss, accuracy = history.loss[-1], history.val_accuracy[-1]
-        self.bar.write(f'Epoch {n}/{epochs}: Train Loss: {loss:.3f}, Val Acc: {accuracy:.1%}')
+        loss, accuracy = self.history.loss[-1], self.history.val_accuracy[-1]
+        self.bar.write(f'Epoch {len(self.history)}/{epochs}: Train Loss: {loss:.3f}, Val Acc: {accuracy:.1%}')
     for callback in self.callbacks: callback.after_epoch(self)
     set_random_state(self.state['random_state'])  # whatever the callbacks drew
 
 @patch
+def progress(self: Trainer, epochs: int, verbose: bool) -> Any:
+    "A progress bar of tqdm that counts batches."
+    from tqdm.auto import tqdm
+    n = len(self.train_dl)
+    hidden = not verbose or os.environ.get('TQDM_DISABLE') or None  # None: tqdm decides
+    return tqdm(total=epochs * n, initial=len(self.history) * n, unit='batch', leave=False, disable=hidden)
+
+@patch
 def check_length(self: Trainer, epochs: int) -> None:
     "Raise if the learning-rate schedule is shorter than the run."
-    steps = getattr(self.scheduler, 'total_steps', None) or math.inf  # OneCycleLR refuses any further one
-    if epochs * len(self.train_dl) > steps:
-        raise ValueError(f'this {type(self.scheduler).__name__} has {steps} steps, enough for '
-                         f'{steps // len(self.train_dl)} epochs and not for {epochs}: train up to that, or start again '
-                         f'with a schedule for {epochs}')
-
-@patch
-def progress(self: Trainer, epochs: int, verbose: bool) -> Any:  # a tqdm bar
-    "A progress bar that counts batches."
-    from tqdm.auto import tqdm
-    hidden = True if not verbose or os.environ.get('TQDM_DISABLE') else None  # None: tqdm decides
-    return tqdm(total=epochs * len(self.train_dl), initial=len(self.history) * len(self.train_dl), desc='Training',
-                unit='batch', leave=False, disable=hidden)
-
-@patch
-def say_why_it_ended(self: Trainer, epochs: int) -> None:
-    "One line, if it was not simply the last epoch."
-    n, best = len(self.history), self.history.best_epoch
-    kept = f'The model has the best weights, of epoch {best}.' if n else 'The model has its initial weights.'
-    if self.interrupted: print(f'Stopped; {n} of {epochs} epochs are kept. {kept} Train again to continue.')
-    elif n < epochs: print(f'Stopped early after {n} of {epochs} epochs. {kept}')
+    steps, n = getattr(self.scheduler, 'total_steps', None), len(self.train_dl)  # OneCycleLR refuses any further step
+    if steps and epochs * n > steps:
+        raise ValueError(f'this {type(self.scheduler).__name__} has {steps} steps, enough for {steps // n} epochs and '
+                         f'not for {epochs}: train up to that, or start again with a schedule for {epochs}')
 
 # %% ../nbs/04_training.ipynb #c6b2de32
 @contextmanager
@@ -331,20 +294,18 @@ def stop_button_waits() -> Iterator[None]:
 
 # %% ../nbs/04_training.ipynb #440c3e59
 @patch
-def divergence(self: Trainer, loss: float) -> str:
-    "What to say when a loss is NaN or infinite."
-    n, best, rate = len(self.history), self.history.best_epoch, self.optimizer.param_groups[0]['lr']
-    back = f'those of its best epoch, {best} of {n}' if n else 'its initial ones'
-    return (f'the loss became {loss} in epoch {n + 1}; the weights are back at {back}. Most often the learning rate is '
-            f'too high: try learning_rate={min(rate / 10, 0.001):g}. Otherwise look for NaN in the images')
-
-@patch
 def explained(self: Trainer, error: Exception) -> Exception:
-    "An error with a way out, if it is that memory ran out; else the error itself."
-    full = isinstance(error, MemoryError) or 'out of memory' in str(error).lower() or "can't allocate" in str(error)
-    size = self.train_dl.batch_size
-    way_out = f'try batch_size={size // 2}' if size > 1 else 'take a smaller model'
-    return MemoryError(f'out of memory on {self.device} with batch_size={size}: {way_out}') if full else error
+    "An error with a way out, if the loss is NaN or infinite or memory ran out; else the error itself."
+    if isinstance(error, FloatingPointError):
+        rate = min(self.optimizer.param_groups[0]['lr'] / 10, 0.001)
+        return FloatingPointError(f'{error} in epoch {len(self.history) + 1}; the model is back at the best weights '
+                                  f'so far. Most often the learning rate is too high: try learning_rate={rate:g}. '
+                                  'Otherwise look for NaN in the images')
+    if isinstance(error, MemoryError) or 'out of memory' in str(error).lower() or "can't allocate" in str(error):
+        size = self.train_dl.batch_size
+        way_out = f'try batch_size={size // 2}' if size > 1 else 'take a smaller model'
+        return MemoryError(f'out of memory on {self.device} with batch_size={size}: {way_out}')
+    return error
 
 # %% ../nbs/04_training.ipynb #47656b57
 def plot_history(
@@ -376,10 +337,8 @@ class EarlyStopping(Callback):
         min_delta: float = 0.0,  # an improvement is a gain in accuracy above this, fraction 0-1
     ) -> None: self.patience, self.min_delta = patience, min_delta
 
-    def stop(self,
-        trainer: Trainer,
-    ) -> bool:  # is the patience used up?
-        "Count the epochs since the last improvement."
+    def stop(self, trainer: Trainer) -> bool:
+        "Is the patience used up? Count the epochs since the last improvement."
         best, waited = -1.0, 0
         for accuracy in trainer.history.val_accuracy:
             if accuracy > best + self.min_delta: best, waited = accuracy, 0
@@ -391,23 +350,19 @@ def pick_device(
     device: str | torch.device | None = 'auto',  # 'auto', 'cpu', 'cuda', 'cuda:1', 'mps' or a torch.device
 ) -> torch.device:                               # torch.device to train on
     "The fastest device of this machine, or the one that was asked for."
-    has = {'cuda': torch.cuda.is_available(), 'mps': torch.backends.mps.is_available(), 'cpu': True}
-    if device is None or device == 'auto': return torch.device(next(name for name in has if has[name]))
-    if str(device).split(':')[0] not in has:
-        raise ValueError(f"unknown device {device!r}; give 'auto', 'cpu', 'cuda' or 'mps'")
-    try: device = torch.device(device)
-    except RuntimeError as error: raise ValueError(f'unknown device {device!r}: {error}') from error
-    if not has[device.type] or (device.index or 0) >= max(1, torch.cuda.device_count()):
-        here = ', '.join(kind for kind in has if has[kind])
-        raise ValueError(f"this machine has no device '{device}', only {here}; device='auto' takes the fastest")
-    return device
+    if device is None or device == 'auto':
+        has = {'cuda': torch.cuda.is_available(), 'mps': torch.backends.mps.is_available(), 'cpu': True}
+        return torch.device(next(name for name in has if has[name]))
+    try: torch.ones(1, device=device).item()
+    except Exception as error:
+        raise ValueError(f"this machine has no device {str(device)!r}: give 'auto', 'cpu', 'cuda' or 'mps'") from error
+    return torch.device(device)
 
 # %% ../nbs/04_training.ipynb #42bf2ce9
 def _cpu_multiplies_bf16():
-    "Does this processor have instructions for bfloat16?"
-    try: flags = Path('/proc/cpuinfo').read_text()
-    except OSError: return False  # not Linux: there is no sure way to tell
-    return 'avx512_bf16' in flags or 'amx_bf16' in flags
+    "Does this processor have instructions for bfloat16? Only Linux tells."
+    info = Path('/proc/cpuinfo')
+    return info.exists() and any(flag in info.read_text() for flag in ('avx512_bf16', 'amx_bf16'))
 
 # %% ../nbs/04_training.ipynb #09ab513b
 def autocast_dtype(
@@ -416,13 +371,11 @@ def autocast_dtype(
     mixed_precision: bool | torch.dtype | None = None,
 ) -> torch.dtype:          # torch.dtype for `torch.autocast`; float32 means off
     "The number format for the heavy layers."
-    if isinstance(mixed_precision, torch.dtype):
-        if mixed_precision in (torch.float32, torch.bfloat16, torch.float16): return mixed_precision
-    elif mixed_precision is False: return torch.float32
-    elif mixed_precision in (None, True):
-        if device.type == 'cuda':  # a T4 emulates bfloat16, slowly: that doesn't count
-            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-        wanted = mixed_precision and device.type == 'cpu' and _cpu_multiplies_bf16()
-        return torch.bfloat16 if wanted else torch.float32
-    raise ValueError('mixed_precision must be None, True, False, torch.bfloat16 or torch.float16, '
-                     f'got {mixed_precision!r}')
+    if mixed_precision not in (None, True, False, torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError('mixed_precision must be None, True, False, torch.bfloat16 or torch.float16, '
+                         f'got {mixed_precision!r}')
+    if isinstance(mixed_precision, torch.dtype): return mixed_precision
+    if device.type == 'cuda' and mixed_precision in (None, True):  # a T4 emulates bfloat16, slowly: that doesn't count
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    fast = mixed_precision and device.type == 'cpu' and _cpu_multiplies_bf16()
+    return torch.bfloat16 if fast else torch.float32

@@ -1,4 +1,5 @@
 """What several test files use: small data, small networks, another Python."""
+import hashlib
 import os
 import shutil
 import subprocess
@@ -87,6 +88,15 @@ def same_weights(one, other):
     "Do two models, or state dicts, hold the same numbers?"
     one, other = (model.state_dict() if isinstance(model, nn.Module) else model for model in (one, other))
     return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def digest(state):
+    "A fingerprint of nested dicts, lists and tuples of tensors, numbers and texts; equal to the last bit or not."
+    def bare(value):
+        if isinstance(value, torch.Tensor): return value.dtype, tuple(value.shape), value.cpu().numpy().tobytes()
+        if isinstance(value, dict): return [(key, bare(item)) for key, item in value.items()]
+        return [bare(item) for item in value] if isinstance(value, (list, tuple)) else value
+    return hashlib.sha256(repr(bare(state)).encode()).hexdigest()
 
 
 def widgets_of(widget):

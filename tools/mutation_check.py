@@ -103,7 +103,7 @@ MUTATIONS = [Mutation(*mutation) for mutation in [
     # files
     ('weights are saved in half precision', 'checkpoints', 'value.to(dtype) if dtype and', 'value.to(torch.float16) if',
      'learning'),
-    ('weights are not loaded', 'checkpoints', 'model.load_state_dict(weights)', 'pass', 'learning'),
+    ('weights are not loaded', 'checkpoints', "model.load_state_dict(content['model'])", 'pass', 'learning'),
     ('a resumed run forgets its optimizer', 'training', "'optimizer', 'scheduler', 'scaler'):",
      "'scheduler', 'scaler'):", 'cli'),
     ('a resumed run forgets its random numbers', 'training', "with random_numbers(self.state['random_state'])",
