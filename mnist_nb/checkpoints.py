@@ -61,9 +61,9 @@ def load_file(
     archive, _, last_line = data.rpartition(b'\n')
     words = last_line.decode(errors='replace').split(' ')
     if len(words) != 4 or words[0] != FORMAT:
-        raise ValueError(f'{path} was not written by mnist_nb, or it is cut off. A plain state dict, or a file of an '
-                         'older mnist_nb? Then load the weights with torch.load(path, weights_only=True) into a model, '
-                         'and use save_weights(model, path)')
+        raise ValueError(f'{path} is cut off, has a format version below {VERSIONS[kind]}, or was not written by '
+                         'mnist_nb. Are there weights in it? Then load them with torch.load(path, weights_only=True) '
+                         'into a model, and use save_weights(model, path)')
     _, its_kind, version, fingerprint = words
     if its_kind != kind: raise ValueError(f'{path} holds {its_kind}, and {kind} was asked for')
     if version != str(VERSIONS[kind]):

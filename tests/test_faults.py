@@ -217,7 +217,7 @@ def sealed(content, kind='checkpoint', version=checkpoints.VERSIONS['checkpoint'
 
 def foreign_files(good, mark):
     "File name -> (bytes, part of the message)."
-    content, foreign = torch.load(io.BytesIO(good), weights_only=True), 'not written by mnist_nb, or it is cut off'
+    content, foreign = torch.load(io.BytesIO(good), weights_only=True), 'was not written by mnist_nb'
     state = content['trainer']
     return {
         'empty': (b'', foreign), 'text': (b'not a checkpoint', foreign), 'four words': (b'this is no checkpoint', foreign),
@@ -269,7 +269,7 @@ FORMAT_1 = Path(__file__).with_name('format-1.pt')
 def test_a_checkpoint_of_format_1_is_refused_with_the_way_out():
     "It was written before the first release; its state has another form, and it has no last line."
     classifier = build('constant')
-    with pytest.raises(ValueError, match='format-1.pt .* file of an older mnist_nb.* save_weights'):
+    with pytest.raises(ValueError, match='format-1.pt .* format version below 3.* save_weights'):
         classifier.load_checkpoint(FORMAT_1)
 
 
