@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .data import LabeledImages, plot_images
-from .evaluation import Predictions, check_predictions, confusion_matrix, wilson_interval
+from .evaluation import Predictions, confusion_matrix, wilson_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,14 +19,13 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['confused_pairs', 'class_errors', 'plot_class_errors', 'plot_predictions', 'top_losses', 'confident_mistakes',
-           'unsure_hits', 'worst_of_class', 'plot_worst_of_class', 'coverage_table', 'plot_coverage', 'threshold_for',
-           'cross_val_probs', 'suspicious_labels']
+           'unsure_hits', 'worst_of_class', 'coverage_table', 'plot_coverage', 'threshold_for', 'cross_val_probs',
+           'suspicious_labels']
 
 # %% ../nbs/06_analysis.ipynb #669300d1
 def confused_pairs(
-    preds: Predictions,    # the `Predictions` to search
-    n: int | None = None,  # how many pairs at most; None: every pair with a mistake
-) -> pd.DataFrame:         # a row per pair: mistakes each way (images), their share of the true class (0-1), and both
+    preds: Predictions,  # the `Predictions` to search
+) -> pd.DataFrame:       # a row per pair: mistakes each way (images), their share of the true class (0-1), and both
     "Which two classes are taken for each other, most frequent pair first."
     import pandas as pd
     counts, shares = confusion_matrix(preds), confusion_matrix(preds, normalize=True)
@@ -37,61 +35,53 @@ def confused_pairs(
         'first_as_second': counts[i, j], 'share_of_first': shares[i, j],
         'second_as_first': counts[j, i], 'share_of_second': shares[j, i], 'both': counts[i, j] + counts[j, i],
     }, index=pd.Index([f'{names[a]}-{names[b]}' for a, b in zip(i, j)], name='pair'))
-    pairs = pairs[pairs.both > 0].sort_values('both', ascending=False, kind='stable')
-    return pairs.head(len(pairs) if n is None else n)
+    return pairs[pairs.both > 0].sort_values('both', ascending=False, kind='stable')
 
 # %% ../nbs/06_analysis.ipynb #cfbd680e
 def class_errors(
-    preds: Predictions,        # the `Predictions` to score
-    confidence: float = 0.95,  # how often such intervals shall hold the true rate, between 0 and 1
-    n_taken_for: int = 3,      # how many wrong answers to name, most frequent first
-) -> pd.DataFrame:             # a row per class: support, errors (images), error_rate, low, high (0-1), taken_for
-    "How often each class is missed, with an interval, and what it is taken for instead."
+    preds: Predictions,  # the `Predictions` to score
+) -> pd.DataFrame:       # a row per class: support, errors (images), error_rate, low, high (0-1), taken_for
+    "How often each class is missed, with a 95% interval, and the three classes it is most often taken for."
     import pandas as pd
     wrong, names = confusion_matrix(preds), preds.data.class_names
     support = wrong.sum(1)
     np.fill_diagonal(wrong, 0)
-    errors = wrong.sum(1)
-    low, high = wilson_interval(errors, np.maximum(support, 1), confidence)
-    table = pd.DataFrame({'support': support, 'errors': errors, 'error_rate': errors / np.maximum(support, 1),
-                          'low': low, 'high': high}, index=pd.Index(names, name='class'))
-    table.loc[support == 0, ['error_rate', 'low', 'high']] = np.nan
-    ranked = np.argsort(-wrong, axis=1, kind='stable')[:, :n_taken_for]
+    table = pd.DataFrame({'support': support, 'errors': wrong.sum(1)}, index=pd.Index(names, name='class'))
+    table['error_rate'] = table.errors / table.support
+    table['low'], table['high'] = wilson_interval(table.errors, table.support)
+    ranked = np.argsort(-wrong, axis=1, kind='stable')[:, :3]
     table['taken_for'] = [', '.join(f'{names[j]} ({row[j]})' for j in order if row[j])
                           for row, order in zip(wrong, ranked)]
     return table
 
 # %% ../nbs/06_analysis.ipynb #59bb6553
 def plot_class_errors(
-    preds: Predictions,        # the `Predictions` to show
-    confidence: float = 0.95,  # how often such intervals shall hold the true rate, between 0 and 1
-    ax: Axes | None = None,    # matplotlib Axes to draw on; None makes a figure
-) -> Axes:                     # the Axes
-    "Share of each class that is missed, in percent, with intervals; the dashed line is the share of all images."
+    preds: Predictions,      # the `Predictions` to show
+    ax: Axes | None = None,  # matplotlib Axes to draw on; None makes a figure
+) -> Axes:                   # the Axes
+    "Share of each class that is missed, in percent, with 95% intervals; the dashed line is the share of all images."
     import matplotlib.pyplot as plt
-    table = class_errors(preds, confidence)
+    table = class_errors(preds)
     if ax is None: _, ax = plt.subplots(figsize=(7, 3))
     rate, low, high = (100 * table[column] for column in ('error_rate', 'low', 'high'))
-    ax.errorbar(range(len(table)), rate, yerr=[rate - low, high - rate], fmt='o', capsize=4, color='tab:blue',
-                label=f'{confidence:.0%} interval')
+    ax.errorbar(table.index, rate, yerr=[rate - low, high - rate], fmt='o', capsize=4, color='tab:blue',
+                label='95% interval')
     ax.axhline(100 * (1 - preds.accuracy), ls='--', color='0.4', label='all classes')
-    ax.set_xticks(range(len(table)), table.index)
     ax.set(xlabel='true class', ylabel='missed (percent)', ylim=(0, None), title=preds.data.name)
     ax.legend()
     return ax
 
 # %% ../nbs/06_analysis.ipynb #0a4f468c
 def plot_predictions(
-    preds: Predictions,      # the `Predictions` to show, 1 to 60
+    preds: Predictions,      # the `Predictions` to show, a few dozen at most
     n_cols: int = 5,         # images in a row
     ax: Axes | None = None,  # matplotlib Axes to draw on; None makes a figure
 ) -> Axes:                   # the Axes
     "Images with their true class, the predicted one, and the model's confidence."
-    if len(check_predictions(preds)) > 60:
-        raise ValueError(f'a figure holds up to 60 images, got {len(preds)}: choose some, as in preds[:10]')
-    names = preds.data.class_names
-    titles = [f"true {names[label]}, predicted {names[guess]}\n{f'{sure:.1%}' if sure < 0.9995 else 'over 99.9%'} sure"
-              for label, guess, sure in zip(preds.labels, preds.predicted, preds.confidence)]
+    names, titles = preds.data.class_names, []
+    for label, guess, confidence in zip(preds.labels, preds.predicted, preds.confidence):
+        sure = f'{confidence:.1%}' if confidence < 0.9995 else 'over 99.9%'
+        titles.append(f'true {names[label]}, predicted {names[guess]}\n{sure} sure')
     return plot_images(preds.data.images, titles, n_cols=n_cols, ax=ax)
 
 # %% ../nbs/06_analysis.ipynb #3492784f
@@ -100,7 +90,7 @@ def top_losses(
     n: int = 10,         # how many at most
 ) -> np.ndarray:         # positions in `preds`, int64 `(n,)`, largest loss first
     "Where the true label surprised the model most."
-    return np.argsort(-check_predictions(preds).losses, kind='stable')[:n]
+    return np.argsort(-preds.losses, kind='stable')[:n]
 
 # %% ../nbs/06_analysis.ipynb #126f72c6
 def confident_mistakes(
@@ -108,7 +98,7 @@ def confident_mistakes(
     n: int = 10,         # how many at most
 ) -> np.ndarray:         # positions in `preds` of wrong predictions, int64 `(n,)` or fewer, surest first
     "Where the model was wrong and surest of itself."
-    order = np.argsort(-check_predictions(preds).confidence, kind='stable')
+    order = np.argsort(-preds.confidence, kind='stable')
     return order[~preds.correct[order]][:n]
 
 # %% ../nbs/06_analysis.ipynb #b7e5c4b0
@@ -117,7 +107,7 @@ def unsure_hits(
     n: int = 10,         # how many at most
 ) -> np.ndarray:         # positions in `preds` of right predictions, int64 `(n,)` or fewer, least sure first
     "Where the model was right, and only just."
-    order = np.argsort(check_predictions(preds).confidence, kind='stable')
+    order = np.argsort(preds.confidence, kind='stable')
     return order[preds.correct[order]][:n]
 
 # %% ../nbs/06_analysis.ipynb #3e136d6f
@@ -129,59 +119,32 @@ def worst_of_class(
     order = top_losses(preds, len(preds))
     return {name: order[preds.labels[order] == i][:n] for i, name in enumerate(preds.data.class_names)}
 
-# %% ../nbs/06_analysis.ipynb #d545c84f
-def plot_worst_of_class(
-    preds: Predictions,      # the `Predictions` to show
-    n: int = 9,              # images of each class at most
-    ax: Axes | None = None,  # matplotlib Axes to draw on; None makes a figure
-) -> Axes:                   # the Axes
-    "A row per true class, hardest image first; in orange beside it the wrong answer."
-    import matplotlib.pyplot as plt
-    names = check_predictions(preds).data.class_names
-    height, width = 30, 38  # of a tile: the image, and to its left room for a tag
-    if ax is None: _, ax = plt.subplots(figsize=(7, 4), layout='constrained')
-    sheet = np.zeros((len(names) * height, n * width), np.uint8)
-    for row, positions in enumerate(worst_of_class(preds, n).values()):
-        for column, i in enumerate(positions):
-            top, left = row * height, column * width
-            sheet[top + 1:top + 29, left + 9:left + 37] = preds.data.images[i]
-            if not preds.correct[i]:
-                ax.text(left + 6, top + 15, names[preds.predicted[i]], color='tab:orange', fontsize=9,
-                        ha='center', va='center')
-    ax.imshow(sheet, cmap='gray', vmin=0, vmax=255)
-    ax.set_yticks(height * (np.arange(len(names)) + 0.5), names)
-    ax.set(xticks=[], xlabel='hardest first', ylabel='true class')
-    return ax
-
 # %% ../nbs/06_analysis.ipynb #1628eb50
 def coverage_table(
     preds: Predictions,  # the `Predictions` to score
 ) -> pd.DataFrame:  # rows by threshold, highest first: threshold, coverage, accuracy (0-1), answered, errors (images)
     "How accurate the model is on the images it is surest of, for every number of them."
     import pandas as pd
-    order = np.argsort(-check_predictions(preds).confidence, kind='stable')
-    threshold, errors = preds.confidence[order], np.cumsum(~preds.correct[order])
-    answered = np.arange(1, len(preds) + 1)
-    table = pd.DataFrame({'threshold': threshold, 'coverage': answered / len(preds), 'accuracy': 1 - errors / answered,
-                          'answered': answered, 'errors': errors})
-    return table[np.append(threshold[1:] != threshold[:-1], True)].reset_index(drop=True)
+    order = np.argsort(-preds.confidence, kind='stable')
+    answered, errors = np.arange(1, len(preds) + 1), np.cumsum(~preds.correct[order])
+    table = pd.DataFrame({'threshold': preds.confidence[order], 'coverage': answered / len(preds),
+                          'accuracy': 1 - errors / answered, 'answered': answered, 'errors': errors})
+    return table.drop_duplicates('threshold', keep='last', ignore_index=True)
 
 # %% ../nbs/06_analysis.ipynb #c54ac777
 def plot_coverage(
-    preds: Predictions,        # the `Predictions` to show
-    label: str | None = None,  # name in the legend; None: that of the data
-    ax: Axes | None = None,    # matplotlib Axes to draw on; None makes a figure
-) -> Axes:                     # the Axes
+    preds: Predictions,      # the `Predictions` to show
+    ax: Axes | None = None,  # matplotlib Axes to draw on; None makes a figure
+) -> Axes:                   # the Axes
     "Share of wrong answers against share of images answered, in percent, with a 95% band."
     import matplotlib.pyplot as plt
     table = coverage_table(preds)
-    if ax is None: _, ax = plt.subplots(figsize=(7, 3))
     low, high = wilson_interval(table.errors, table.answered)
-    line, = ax.plot(100 * table.coverage, 100 * (1 - table.accuracy), label=label or preds.data.name)
-    ax.fill_between(100 * table.coverage, 100 * low, 100 * high, color=line.get_color(), alpha=0.2, linewidth=0)
-    ax.set(xlabel='images answered (percent)', ylabel='wrong answers (percent)')
-    ax.set_ylim(0, max(ax.get_ylim()[1] if len(ax.lines) > 1 else 0, 150 * (1 - preds.accuracy), 0.1))
-    ax.legend()
+    if ax is None: _, ax = plt.subplots(figsize=(7, 3))
+    ax.plot(100 * table.coverage, 100 * (1 - table.accuracy), color='tab:blue')
+    ax.fill_between(100 * table.coverage, 100 * low, 100 * high, color='tab:blue', alpha=0.2, linewidth=0)
+    ax.set(xlabel='images answered (percent)', ylabel='wrong answers (percent)', title=preds.data.name,
+           ylim=(0, max(150 * (1 - preds.accuracy), 0.1)))
     return ax
 
 # %% ../nbs/06_analysis.ipynb #73f0ecae
@@ -190,7 +153,6 @@ def threshold_for(
     accuracy: float,     # wanted share of right answers, above 0, up to 1
 ) -> float:              # lowest confidence, 0-1, with which the answers given are as accurate as wanted
     "How sure the model must be to answer."
-    if not 0 < accuracy <= 1: raise ValueError(f'accuracy must be a fraction above 0, up to 1, got {accuracy}')
     table = coverage_table(preds)
     enough = table.threshold[table.accuracy >= accuracy]
     if enough.empty:
@@ -203,45 +165,25 @@ def cross_val_probs(
     data: LabeledImages,  # the `LabeledImages` whose labels are in question
     # function (train, held_out) -> probabilities of held_out, float `(len(held_out), 10)`
     fit_predict: Callable[[LabeledImages, LabeledImages], np.ndarray],
-    n_folds: int = 5,     # parts to cut `data` into, 2 to `len(data)`; as many models get trained
+    n_folds: int = 5,     # parts to cut `data` into, each with its share of each class; as many models get trained
     seed: int = 0,        # decides which image falls into which part
 ) -> Predictions:         # `Predictions` about `data`, each row from a model that didn't see that image
     "Out-of-sample probabilities for every image of a set, by cross-validation."
-    if not isinstance(data, LabeledImages): raise TypeError(f'data must be LabeledImages, got {type(data).__name__}')
-    if not isinstance(n_folds, int) or not 2 <= n_folds <= len(data):
-        raise ValueError(f'n_folds must be a whole number from 2 to the number of images, {len(data)}, got {n_folds!r}')
-    shuffled = np.random.default_rng(seed).permutation(len(data))
-    by_class = shuffled[np.argsort(data.labels[shuffled], kind='stable')]
-    folds = np.empty(len(data), np.int64)
-    folds[by_class] = np.arange(len(data)) % n_folds  # dealt like cards: each fold gets its share of each class
+    from sklearn.model_selection import StratifiedKFold
     probs = np.empty((len(data), len(data.class_names)), np.float32)
-    for fold in range(n_folds):
-        held_out = data[folds == fold]
-        probs[folds == fold] = Predictions(held_out, fit_predict(data[folds != fold], held_out)).probs
+    folds = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
+    for others, fold in folds.split(data.images, data.labels):
+        probs[fold] = fit_predict(data[others], data[fold])
     return Predictions(data, probs)
 
 # %% ../nbs/06_analysis.ipynb #040f9f58
 def suspicious_labels(
-    preds: Predictions,    # out-of-sample `Predictions`, as from `cross_val_probs`
-    n: int | None = None,  # how many rows at most; None: all
-    # who raises flags: 'cleanlab', 'plain', or 'auto' (cleanlab where it is installed and two classes occur)
-    engine: str = 'auto',
-) -> pd.DataFrame:         # by position, most suspicious first: label, suggested, their probabilities, flagged
+    preds: Predictions,  # out-of-sample `Predictions`, as from `cross_val_probs`
+) -> pd.DataFrame:       # by position, most suspicious first: label, suggested, and the probability of each (0-1)
     "The given labels, ranked by how little the data believes them."
     import pandas as pd
-    check_predictions(preds)
-    if engine not in ('auto', 'cleanlab', 'plain'):
-        raise ValueError(f"engine must be 'auto', 'cleanlab' or 'plain', got {engine!r}")
-    if engine == 'auto': engine = 'cleanlab' if find_spec('cleanlab') and len(set(preds.labels)) > 1 else 'plain'
-    flagged = ~preds.correct
-    if engine == 'cleanlab':
-        if not find_spec('cleanlab'):
-            raise ModuleNotFoundError("engine='cleanlab' needs `pip install cleanlab`; engine='plain' needs nothing")
-        from cleanlab.filter import find_label_issues
-        flagged = find_label_issues(preds.labels, preds.probs.astype(float), n_jobs=1)
     names = np.asarray(preds.data.class_names)
     table = pd.DataFrame({'label': names[preds.labels], 'label_prob': np.exp(-preds.losses),
-                          'suggested': names[preds.predicted], 'suggested_prob': preds.confidence,
-                          'flagged': flagged}).rename_axis('position')
-    table = table.sort_values(['label_prob', 'suggested_prob'], ascending=[True, False], kind='stable')
-    return table.head(len(table) if n is None else n)
+                          'suggested': names[preds.predicted], 'suggested_prob': preds.confidence})
+    return table.rename_axis('position').sort_values(['label_prob', 'suggested_prob'], ascending=[True, False],
+                                                     kind='stable')

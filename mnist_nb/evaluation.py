@@ -23,30 +23,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # %% auto #0
-__all__ = ['check_probs', 'Predictions', 'check_predictions', 'predict', 'wilson_interval', 'accuracy_interval', 'class_report',
-           'confusion_matrix', 'plot_confusion_matrix', 'calibration_table', 'plot_reliability',
-           'expected_calibration_error', 'Comparison', 'compare_models']
-
-# %% ../nbs/05_evaluation.ipynb #59a21958
-def check_probs(
-    data: LabeledImages,  # the images that the probabilities are about, `LabeledImages` of length `n`
-    probs: np.ndarray,    # what should be probabilities, float `(n, number of classes)`
-) -> None:                # nothing; raises TypeError or ValueError where the two can't belong together
-    "Refuse probabilities that aren't any, before anything is computed from them."
-    if not isinstance(data, LabeledImages):
-        raise TypeError(f'data must be LabeledImages, got {type(data).__name__}')
-    if not isinstance(probs, np.ndarray) or not np.issubdtype(probs.dtype, np.floating):
-        kind = getattr(probs, 'dtype', type(probs).__name__)
-        raise TypeError(f'probs must be a NumPy array of floats, got {kind}; a tensor becomes one by .numpy()')
-    expected = (len(data), len(data.class_names))
-    if probs.shape != expected:
-        raise ValueError(f'probs must have shape {expected} (images, classes) for {data!r}, got {probs.shape}')
-    for bad, what in ((~np.isfinite(probs).all(1), 'NaN or infinity'), ((probs < 0).any(1), 'a negative number'),
-                      (~(abs(probs.sum(1) - 1) < 1e-3), 'a sum other than 1')):
-        if bad.any():
-            i = int(bad.argmax())
-            raise ValueError(f'{bad.sum()} of {len(probs)} rows of probs have {what}, the first is row {i}: '
-                             f'{probs[i].round(4).tolist()}; softmax turns logits into probabilities')
+__all__ = ['Predictions', 'predict', 'wilson_interval', 'accuracy_interval', 'class_report', 'confusion_matrix',
+           'plot_confusion_matrix', 'calibration_table', 'plot_reliability', 'expected_calibration_error', 'Comparison',
+           'compare_models']
 
 # %% ../nbs/05_evaluation.ipynb #6a7baf9e
 @dataclass(frozen=True, eq=False, repr=False)
@@ -56,8 +35,23 @@ class Predictions:
     probs: np.ndarray    # a row per image, a column per class, float32 `(n, 10)`, each row sums to 1
 
     def __post_init__(self) -> None:
-        check_probs(self.data, self.probs)
-        object.__setattr__(self, 'probs', self.probs.astype(np.float32))
+        data, probs = self.data, self.probs
+        if not isinstance(data, LabeledImages):
+            raise TypeError(f'data must be LabeledImages, got {type(data).__name__}')
+        if not isinstance(probs, np.ndarray) or probs.dtype.kind != 'f':
+            kind = getattr(probs, 'dtype', type(probs).__name__)
+            raise TypeError(f'probs must be a NumPy array of floats, got {kind}; a tensor becomes one by .numpy()')
+        expected = (len(data), len(data.class_names))
+        if probs.shape != expected:
+            raise ValueError(f'probs must have shape {expected} (images, classes) for {data!r}, got {probs.shape}')
+        bad = ~((probs >= 0).all(1) & (abs(probs.sum(1) - 1) < 1e-3))  # also where there is NaN or infinity
+        if bad.any():
+            i = int(bad.argmax())
+            raise ValueError(f'{bad.sum()} of {len(probs)} rows of probs are not probabilities that sum to 1, the '
+                             f'first is row {i}: {probs[i].round(4).tolist()}; softmax turns logits into probabilities')
+        object.__setattr__(self, 'probs', probs.astype(np.float32))
+
+    def __len__(self) -> int: return len(self.probs)
 
 # %% ../nbs/05_evaluation.ipynb #43fe9638
 @patch(as_prop=True)
@@ -83,51 +77,27 @@ def confidence(self: Predictions) -> np.ndarray:  # probability of the predicted
     "How sure the model is of its answer."
     return self.probs.max(1)
 
-# %% ../nbs/05_evaluation.ipynb #19ce36fb
-@patch
-def __len__(self: Predictions) -> int: return len(self.probs)
-
 # %% ../nbs/05_evaluation.ipynb #5b932228
 @patch
 def __getitem__(self: Predictions,
     i: slice | ArrayLike,  # slice, boolean mask `(n,)`, or positions
 ) -> Predictions:          # `Predictions` about these images
     "A part of the predictions."
-    if not isinstance(i, slice):
-        i = np.asarray(i)
-        if i.ndim == 0: raise TypeError('a single position gives no Predictions: write preds[[i]] or preds[i:i + 1]')
-        if not i.size and i.dtype != bool: i = i.astype(np.int64)
     return Predictions(self.data[i], self.probs[i])
-
-# %% ../nbs/05_evaluation.ipynb #e9f8ca35
-def check_predictions(
-    preds: Predictions,  # what a score was asked of
-) -> Predictions:        # the same object, known to be a `Predictions` of one image or more
-    "Refuse what no score is defined for: anything but `Predictions`, and empty ones."
-    if not isinstance(preds, Predictions):
-        raise TypeError(f'expected Predictions, got {type(preds).__name__}; predict(model, data) makes them')
-    if not len(preds): raise ValueError('the Predictions are empty, and no score is defined for no images')
-    return preds
 
 # %% ../nbs/05_evaluation.ipynb #81c4015d
 def predict(
-    model: torch.nn.Module,                    # a network that gives logits or log-probabilities, `(batch, 10)`
-    data: LabeledImages,                       # the images to ask about, `LabeledImages`, one or more
-    batch_size: int = 1000,                    # images a step: changes memory and time, not the answer
-    device: str | torch.device | None = None,  # where to compute; None: where the model is
-    mean: float = MEAN,                        # gray level subtracted, 0-1, as in training
-    std: float = STD,                          # what gray levels are divided by, 0-1, as in training
-) -> Predictions:                              # `Predictions` about `data`
+    model: torch.nn.Module,  # a network that gives logits or log-probabilities, `(batch, 10)`
+    data: LabeledImages,     # the images to ask about, `LabeledImages`, one or more
+    batch_size: int = 1000,  # images a step: changes memory and time, not the answer
+    mean: float = MEAN,      # gray level subtracted, 0-1, as in training
+    std: float = STD,        # what gray levels are divided by, 0-1, as in training
+) -> Predictions:            # `Predictions` about `data`
     "Ask a model about every image; its mode and its weights stay as they were."
-    if not isinstance(model, torch.nn.Module):
-        raise TypeError(f'model must be a torch.nn.Module, got {type(model).__name__}')
-    home = next(model.parameters(), torch.empty(0)).device
-    batches = Batches(data, batch_size, device=device or home, mean=mean, std=std)
-    model.to(device or home)
-    try:
-        with evaluation_mode(model), torch.no_grad():
-            probs = [F.softmax(model(images).float(), dim=1).cpu() for images, _ in batches]
-    finally: model.to(home)
+    device = next(model.parameters(), torch.empty(0)).device
+    batches = Batches(data, batch_size, device=device, mean=mean, std=std)
+    with evaluation_mode(model), torch.no_grad():
+        probs = [F.softmax(model(images).float(), dim=1).cpu() for images, _ in batches]
     return Predictions(data, torch.cat(probs).numpy())
 
 # %% ../nbs/05_evaluation.ipynb #3f377b74
@@ -140,23 +110,21 @@ def __repr__(self: Predictions) -> str:
 @patch(as_prop=True)
 def accuracy(self: Predictions) -> float:  # share of right predictions, 0-1
     "How often the model is right."
-    return float(check_predictions(self).correct.mean())
+    return float(self.correct.mean())
 
 # %% ../nbs/05_evaluation.ipynb #783db295
 def wilson_interval(
     hits: ArrayLike,           # how many succeeded, whole number or array, 0 to `n`
-    n: ArrayLike,              # out of how many, whole number or array, 1 and up
+    n: ArrayLike,              # out of how many, whole number or array; 0 gives NaN
     confidence: float = 0.95,  # how often such intervals shall hold the true rate, between 0 and 1
 ) -> tuple[float, float] | tuple[np.ndarray, np.ndarray]:  # (low, high): fractions 0-1, or arrays of them
     "Wilson's interval for a rate of success that was measured on `n` trials."
-    if not 0 < confidence < 1: raise ValueError(f'confidence must lie between 0 and 1, got {confidence}')
-    hits, n = np.asarray(hits, float), np.asarray(n, float)
-    if not ((n >= 1) & (hits >= 0) & (hits <= n)).all():
-        raise ValueError(f'need 0 <= hits <= n and n >= 1, got hits={hits} and n={n}')
-    z, rate = NormalDist().inv_cdf((1 + confidence) / 2), hits / n
-    center = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
-    half_width = z * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return np.maximum(center - half_width, 0)[()], np.minimum(center + half_width, 1)[()]
+    hits, n, z = np.asarray(hits, float), np.asarray(n, float), NormalDist().inv_cdf((1 + confidence) / 2)
+    with np.errstate(divide='ignore', invalid='ignore'):
+        rate = hits / n
+        center = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
+        half_width = z * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    return np.maximum(center - half_width, 0), np.minimum(center + half_width, 1)
 
 # %% ../nbs/05_evaluation.ipynb #407d7446
 def accuracy_interval(
@@ -164,7 +132,7 @@ def accuracy_interval(
     confidence: float = 0.95,  # how often such intervals shall hold the true accuracy, between 0 and 1
 ) -> tuple[float, float]:      # (low, high): fractions 0-1
     "Between which two values the true accuracy plausibly lies."
-    low, high = wilson_interval(check_predictions(preds).correct.sum(), len(preds), confidence)
+    low, high = wilson_interval(preds.correct.sum(), len(preds), confidence)
     return float(low), float(high)
 
 # %% ../nbs/05_evaluation.ipynb #541eeae6
@@ -178,7 +146,7 @@ def losses(self: Predictions) -> np.ndarray:  # negative log-probability of the 
 @patch(as_prop=True)
 def loss(self: Predictions) -> float:  # mean of `losses`, 0 and up
     "Mean negative log-probability of the true class."
-    return float(check_predictions(self).losses.mean(dtype=np.float64))
+    return float(self.losses.mean(dtype=np.float64))
 
 # %% ../nbs/05_evaluation.ipynb #768d273f
 def class_report(
@@ -187,7 +155,7 @@ def class_report(
     "Precision, recall, F1 and support of every class."
     import pandas as pd
     from sklearn.metrics import precision_recall_fscore_support
-    names = check_predictions(preds).data.class_names
+    names = preds.data.class_names
     scores = precision_recall_fscore_support(preds.labels, preds.predicted, labels=range(len(names)),
                                              zero_division=np.nan)
     columns = dict(zip(('precision', 'recall', 'f1', 'support'), scores))
@@ -199,12 +167,11 @@ def confusion_matrix(
     normalize: bool = False,  # True: shares of each true class (NaN for a class without images)
 ) -> np.ndarray:              # row: true class, column: predicted class; int64 counts or fractions 0-1, `(10, 10)`
     "How often each true class was taken for each class."
-    n_classes = len(check_predictions(preds).data.class_names)
+    n_classes = len(preds.data.class_names)
     counts = np.zeros((n_classes, n_classes), np.int64)
     np.add.at(counts, (preds.labels, preds.predicted), 1)
     if not normalize: return counts
-    support = counts.sum(1, keepdims=True)
-    return np.divide(counts, support, out=np.full(counts.shape, np.nan), where=support > 0)
+    with np.errstate(invalid='ignore'): return counts / counts.sum(1, keepdims=True)
 
 # %% ../nbs/05_evaluation.ipynb #4fdf37c2
 def plot_confusion_matrix(
@@ -225,11 +192,10 @@ def plot_confusion_matrix(
                 color='white' if norm(shares[i, j]) > 0.7 else 'black')
     ax.set_xticks(range(len(names)), names)
     ax.set_yticks(range(len(names)), names)
-    ax.set(xlabel='predicted', ylabel='true',
-           title=f"{preds.data.name}: {'percent of each true class' if normalize else 'number of images'}")
-    bar = ax.figure.colorbar(image, ax=ax, label='share of the true class (log scale)')
-    bar.set_ticks([0.001, 0.01, 0.1, 1], labels=['0.1%', '1%', '10%', '100%'])
-    bar.ax.minorticks_off()
+    unit = 'percent of each true class' if normalize else 'number of images'
+    ax.set(xlabel='predicted', ylabel='true', title=f'{preds.data.name}: {unit}')
+    ax.figure.colorbar(image, ax=ax, ticks=[0.001, 0.01, 0.1, 1], format='{x:.1%}',
+                       label='share of the true class (log scale)')
     return ax
 
 # %% ../nbs/05_evaluation.ipynb #04b646eb
@@ -239,16 +205,12 @@ def calibration_table(
 ) -> pd.DataFrame:       # DataFrame, a row per bin: low, high, count, confidence (mean), accuracy, gap; NaN if empty
     "Claimed and actual certainty of images with like confidence, side by side."
     import pandas as pd
-    confidence = check_predictions(preds).confidence
-    if not isinstance(n_bins, (int, np.integer)) or n_bins < 1:
-        raise ValueError(f'n_bins must be a whole number, 1 or more, got {n_bins!r}')
+    images = pd.DataFrame({'confidence': preds.confidence.astype(float), 'accuracy': preds.correct.astype(float)})
     edges = np.linspace(0, 1, n_bins + 1)
-    bins = pd.cut(confidence.clip(0, 1), edges, labels=False, include_lowest=True)  # low < confidence <= high
-    images = pd.DataFrame({'confidence': confidence.astype(float), 'accuracy': preds.correct.astype(float)})
-    table = images.groupby(bins).mean().reindex(range(n_bins))
-    table.insert(0, 'count', np.bincount(bins, minlength=n_bins))
-    return table.assign(low=edges[:-1], high=edges[1:], gap=table.accuracy - table.confidence)[
-        ['low', 'high', 'count', 'confidence', 'accuracy', 'gap']]
+    bins = pd.cut(preds.confidence.clip(max=1), edges, labels=False)  # low < confidence <= high
+    table = pd.DataFrame({'low': edges[:-1], 'high': edges[1:], 'count': np.bincount(bins, minlength=n_bins)})
+    table = table.join(images.groupby(bins).mean())
+    return table.assign(gap=table.accuracy - table.confidence)
 
 # %% ../nbs/05_evaluation.ipynb #a0461c63
 def plot_reliability(
@@ -258,22 +220,20 @@ def plot_reliability(
 ) -> Axes:                   # the Axes
     "Accuracy against confidence by bins, with 95% intervals; gray bars count the images."
     import matplotlib.pyplot as plt
-    table = calibration_table(preds, n_bins)
-    table = table[table['count'] > 0]
+    table = calibration_table(preds, n_bins).dropna()
     low, high = wilson_interval((table.accuracy * table['count']).round(), table['count'])
     if ax is None: _, ax = plt.subplots(figsize=(6, 4))
     behind = ax.twinx()
     behind.bar(table.low, table['count'], width=1 / n_bins, align='edge', color='0.88', edgecolor='white')
     behind.set(yscale='log', ylim=(0.8, 100 * len(preds)), ylabel='images in the bin (gray, log scale)')
     behind.set_yticks([10**k for k in range(len(str(len(preds))))])
-    behind.minorticks_off()
     ax.set_zorder(behind.get_zorder() + 1)
     ax.patch.set_visible(False)
     ax.plot([0, 1], [0, 1], '--', color='0.4', label='calibrated')
     ax.errorbar(table.confidence, table.accuracy, yerr=[table.accuracy - low, high - table.accuracy],
                 fmt='o', capsize=3, color='tab:blue', label='measured, 95% interval')
-    ax.set(xlim=(0, 1), ylim=(0, 1.2), yticks=np.linspace(0, 1, 6))
-    ax.set(xlabel='confidence', ylabel='accuracy', title=preds.data.name)
+    ax.set(xlabel='confidence', ylabel='accuracy', title=preds.data.name, xlim=(0, 1), ylim=(0, 1.2),
+           yticks=np.linspace(0, 1, 6))
     ax.legend(loc='upper center', ncols=2, fontsize=9)
     return ax
 
@@ -304,13 +264,13 @@ def compare_models(
 ) -> Comparison:          # `Comparison`
     "McNemar's exact test: do two models differ by more than luck on the same images?"
     from scipy.stats import binomtest
-    a, b = check_predictions(first), check_predictions(second)
-    same = a.data is b.data or (np.array_equal(a.labels, b.labels) and np.array_equal(a.data.images, b.data.images))
-    if not same:
-        raise ValueError(f'pairs need the same images in the same order, got {a.data!r} and {b.data!r}')
-    only_first, only_second = int((a.correct & ~b.correct).sum()), int((~a.correct & b.correct).sum())
+    a, b = first.data, second.data
+    if not (np.array_equal(a.labels, b.labels) and np.array_equal(a.images, b.images)):
+        raise ValueError(f'pairs need the same images in the same order, got {a!r} and {b!r}')
+    count = lambda images: int(images.sum())
+    only_first, only_second = count(first.correct & ~second.correct), count(~first.correct & second.correct)
     in_dispute = only_first + only_second
     return Comparison(
-        both_right=int((a.correct & b.correct).sum()), only_first=only_first, only_second=only_second,
-        both_wrong=int((~a.correct & ~b.correct).sum()), difference=(only_second - only_first) / len(a),
+        both_right=count(first.correct & second.correct), only_first=only_first, only_second=only_second,
+        both_wrong=count(~first.correct & ~second.correct), difference=(only_second - only_first) / len(a),
         p_value=float(binomtest(only_first, in_dispute).pvalue) if in_dispute else 1.0)

@@ -5,12 +5,12 @@
 # %% ../nbs/07_interpretation.ipynb #0e5eb03a
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import ArrayLike
 
 from .data import MEAN, STD, LabeledImages, affine
@@ -31,31 +31,15 @@ def log_odds(
     classes: torch.Tensor,  # the class asked about in each row, int64 `(batch,)`
 ) -> torch.Tensor:          # log(p / (1 - p)) of that class, natural logarithm, float `(batch,)`
     "How strongly the model prefers one class to all the others together."
-    if classes.min() < 0 or classes.max() >= outputs.shape[1]:
-        raise ValueError(f'a class must be one of 0-{outputs.shape[1] - 1}, got {classes.min()} to {classes.max()}')
     classes = classes[:, None]
     others = outputs.scatter(1, classes, -torch.inf)
     return outputs.gather(1, classes)[:, 0] - others.logsumexp(1)
 
 # %% ../nbs/07_interpretation.ipynb #18663d96
-def _as_data(data):
-    "`LabeledImages` with at least one image; a bare array of images gets labels that nobody reads."
-    if not isinstance(data, LabeledImages):
-        if not isinstance(data, np.ndarray):
-            raise TypeError(f'expected LabeledImages or a NumPy array of images, got {type(data).__name__}')
-        if data.ndim != 3:
-            raise ValueError(f'expected images (n, 28, 28), got shape {data.shape}; one goes in as image[None]')
-        data = LabeledImages(data, np.zeros(len(data), np.int64))
-    if not len(data): raise ValueError('expected at least one image, got none: the selection is empty')
-    return data
-
-def _as_targets(target, n):
-    "None, or one class per image as int64 `(n,)`."
-    if target is None: return None
-    classes = np.asarray(target)
-    if classes.dtype.kind not in 'iu' or classes.shape not in [(), (n,)]:
-        raise ValueError(f'target must be None, one class or {n} classes (whole numbers), got {target!r:.60}')
-    return np.broadcast_to(classes, n).astype(np.int64)
+def _as_data(images):
+    "`LabeledImages`; a bare array of images gets labels that nobody reads."
+    if isinstance(images, LabeledImages): return images
+    return LabeledImages(images, np.zeros(len(images), np.int64))
 
 # %% ../nbs/07_interpretation.ipynb #ca5e2872
 def saliency(
@@ -68,14 +52,14 @@ def saliency(
 ) -> np.ndarray:                      # log-odds gained per unit of brightness (black to white), float32 `(n, 28, 28)`
     "Gradient of one class's log-odds with respect to every pixel."
     images, maps = _as_data(images).images, []
-    targets = _as_targets(target, len(images))
+    targets = None if target is None else torch.as_tensor(target).expand(len(images))
     place = next(model.parameters(), torch.zeros(()))  # its device and precision are the model's
     with evaluation_mode(model), torch.inference_mode(False), torch.enable_grad():
         for start in range(0, len(images), batch_size):
             batch = slice(start, start + batch_size)
             pixels = torch.tensor(images[batch, None]).to(place) / 255
             outputs = model((pixels.requires_grad_() - mean) / std)
-            classes = outputs.argmax(1) if targets is None else torch.tensor(targets[batch]).to(outputs.device)
+            classes = outputs.argmax(1) if targets is None else targets[batch].to(outputs.device)
             slopes, = torch.autograd.grad(log_odds(outputs, classes).sum(), pixels)
             maps.append(slopes[:, 0].float().cpu().numpy())
     return np.concatenate(maps)
@@ -88,22 +72,12 @@ def plot_heatmap(
 ) -> Axes:                   # the Axes: orange above zero, purple below, the digit's outline in black
     "A map of pixel values in two colors, white at zero, under the digit's outline."
     import matplotlib.pyplot as plt
-    if image.shape != heatmap.shape:
-        raise ValueError(f'image and heatmap must have one shape, got {image.shape} and {heatmap.shape}')
     if ax is None: ax = plt.subplots(figsize=(3, 3))[1]
     limit = np.abs(heatmap).max() or 1
     ax.imshow(heatmap, cmap='PuOr_r', vmin=-limit, vmax=limit)
     if image.min() < 127 < image.max(): ax.contour(image, [127], colors='black', linewidths=0.8)
     ax.set(xticks=[], yticks=[])
     return ax
-
-# %% ../nbs/07_interpretation.ipynb #5c9c08c2
-def _squares(size):
-    "Where a square centered on each of the 784 pixels lies, bool `(784, 28, 28)`, cut off at the border."
-    if not 1 <= size <= 28: raise ValueError(f'size must be 1-28 pixels, got {size}')
-    first = np.arange(28)[:, None] - size // 2
-    span = (np.arange(28) >= first) & (np.arange(28) < first + size)
-    return (span[:, None, :, None] & span[None, :, None, :]).reshape(784, 28, 28)
 
 # %% ../nbs/07_interpretation.ipynb #0134337e
 def occlusion(
@@ -116,17 +90,17 @@ def occlusion(
     std: float = STD,        # brightness 0-1 that they were divided by
 ) -> np.ndarray:             # probability lost when the square lies on that pixel, -1 to 1, float32 `(n, 28, 28)`
     "How far one class's probability falls when a square around each pixel is painted over."
-    data, squares = _as_data(images), _squares(size)
-    if not 0 <= fill <= 255: raise ValueError(f'fill must be a gray level 0-255, got {fill}')
-    ask = lambda stack: predict(model, replace(data, images=stack, labels=np.zeros(len(stack), np.int64)),
-                                mean=mean, std=std).probs
-    probs, targets = ask(data.images), _as_targets(target, len(data))
-    if targets is None: targets = probs.argmax(1)
-    if not 0 <= targets.min() <= targets.max() < probs.shape[1]:
-        raise ValueError(f'target must be one of 0-{probs.shape[1] - 1}, got {targets.min()} to {targets.max()}')
+    data = _as_data(images)
+    ask = lambda images: predict(model, replace(data, images=images, labels=np.zeros(len(images), np.int64)),
+                                 mean=mean, std=std).probs
+    probs = ask(data.images)
+    targets = probs.argmax(1) if target is None else np.broadcast_to(target, len(data))
     lost = np.zeros((len(data), 784), np.float32)
     for i, (image, c) in enumerate(zip(data.images, targets)):
-        covered = np.where(squares, np.uint8(fill), image)  # (784, 28, 28): an image per place of the square
+        covered = image[None].repeat(784, axis=0)  # a copy for each place of the square
+        for copy, (row, column) in zip(covered, np.ndindex(28, 28)):
+            top, left = row - size // 2, column - size // 2
+            copy[max(top, 0):top + size, max(left, 0):left + size] = fill
         differs = (covered != image).any((1, 2))
         if differs.any(): lost[i, differs] = probs[i, c] - ask(covered[differs])[:, c]
     return lost.reshape(-1, 28, 28)
@@ -140,28 +114,12 @@ def features(
     std: float = STD,                  # brightness 0-1 that they were divided by
 ) -> np.ndarray:                       # one row of numbers per image, float32 `(n, d)`
     "What one layer inside the model makes of every image."
-    data, rows = _as_data(data), []
-    try: module = model.get_submodule(layer)
-    except AttributeError:
-        names = ', '.join(name for name, _ in model.named_modules() if name)
-        raise ValueError(f'this model has no layer {layer!r}; it has {names}') from None
-    hook = module.register_forward_hook(lambda _, inputs, output: rows.append(output.detach().flatten(1).float().cpu()))
-    try: predict(model, data, mean=mean, std=std)
-    finally: hook.remove()
-    if sum(map(len, rows)) != len(data):
-        raise ValueError(f'layer {layer!r} ran for {sum(map(len, rows))} images instead of {len(data)}; '
-                         'choose one that runs once per forward pass')
-    return torch.cat(rows).numpy()
-
-# %% ../nbs/07_interpretation.ipynb #9f2f5c81
-def _as_features(array, name='features'):
-    "`array` as float32 `(n, d)`, or an error that says what came instead."
-    array = np.asarray(array, np.float32)
-    if array.ndim != 2 or not array.size:
-        raise ValueError(f'{name} must be a table (n, d) with at least one row, got shape {array.shape}')
-    if not np.isfinite(array).all():
-        raise ValueError(f'{name} holds NaN or infinite numbers: look at the model that made them')
-    return array
+    data, parts = _as_data(data), []
+    note = lambda module, inputs, output: parts.append(output.detach().flatten(1).float().cpu())
+    with model.get_submodule(layer).register_forward_hook(note): predict(model, data, mean=mean, std=std)
+    rows = torch.cat(parts).numpy()
+    if len(rows) != len(data): raise ValueError(f'layer {layer!r} runs more than once per image')
+    return rows
 
 # %% ../nbs/07_interpretation.ipynb #c405a298
 def nearest_neighbors(
@@ -171,29 +129,19 @@ def nearest_neighbors(
 ) -> tuple[np.ndarray, np.ndarray]:  # distances float `(n, k)` and positions in `train` int64 `(n, k)`, nearest first
     "The rows of `train` that lie nearest to each query, by Euclidean distance."
     from sklearn.neighbors import NearestNeighbors
-    queries, train = _as_features(queries, 'queries'), _as_features(train, 'train')
-    if queries.shape[1] != train.shape[1]:
-        raise ValueError(f'queries have {queries.shape[1]} features, train has {train.shape[1]}: '
-                         'take both from one layer')
-    if not 1 <= k <= len(train): raise ValueError(f'k must be 1-{len(train)} (the rows of train), got {k}')
     return NearestNeighbors(n_neighbors=k, algorithm='brute').fit(train).kneighbors(queries)
 
 # %% ../nbs/07_interpretation.ipynb #1578869d
 def embed(
-    features: np.ndarray,  # one row of numbers per image, float `(n, d)`, n >= 4, d >= 2
+    features: np.ndarray,  # one row of numbers per image, float `(n, d)`, for t-SNE more than 30 rows
     method: str = 'pca',   # 'pca': a straight shadow, quick; 'tsne': keeps neighbors together, slow beyond 5,000 rows
-    seed: int = 0,         # of t-SNE's search; PCA has no chance in it
+    seed: int = 0,         # of t-SNE's search; PCA is deterministic
 ) -> np.ndarray:           # a place on the map for each image, float32 `(n, 2)`
     "Lay out rows of features on a two-dimensional map."
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
-    features = _as_features(features)
-    n, d = features.shape
-    if n < 4 or d < 2: raise ValueError(f'a map needs at least 4 rows of 2 features, got shape {features.shape}')
-    maps = {'pca': PCA(2, svd_solver='full'),
-            'tsne': TSNE(2, init='pca', perplexity=min(30, (n - 1) / 3), random_state=seed)}
-    if method not in maps: raise ValueError(f"method must be 'pca' or 'tsne', got {method!r}")
+    maps = {'pca': PCA(2, svd_solver='full'), 'tsne': TSNE(2, init='pca', random_state=seed)}
     with threadpool_limits(1):  # at this size more threads gain little, and on a busy machine they wait for each other
         return maps[method].fit_transform(features).astype(np.float32)
 
@@ -206,8 +154,6 @@ def plot_embedding(
 ) -> Axes:                            # the Axes; a map has no units
     "A dot per image, a color per class, the class's name in the middle of its dots."
     import matplotlib.pyplot as plt
-    if np.shape(points) != (len(data), 2):
-        raise ValueError(f'expected points of shape ({len(data)}, 2), one per image, got {np.shape(points)}')
     if ax is None: ax = plt.subplots(figsize=(5, 4))[1]
     ax.scatter(*points.T, c=data.labels, cmap='tab10', vmin=-0.5, vmax=9.5, s=4, alpha=0.6, linewidths=0)
     if marked is not None: ax.scatter(*points[marked].T, s=30, facecolors='none', edgecolors='black', linewidths=0.8)
@@ -224,27 +170,22 @@ def widen_strokes(
     pixels: float,       # added on every side of a stroke, rounded to quarters; negative: taken away
 ) -> np.ndarray:         # the images with thicker or thinner strokes, uint8 `(n, 28, 28)`
     "Grow the strokes (dilation) or eat at them (erosion)."
-    reach = round(4 * abs(pixels))  # on a grid four times as fine
-    sign = 1 if pixels > 0 else -1  # the darkest value is minus the largest of the negative
-    grown = []
-    for x in torch.tensor(images[:, None], dtype=torch.float32).split(1000):
-        fine = sign * x.repeat_interleave(4, 2).repeat_interleave(4, 3)
-        fine = F.max_pool2d(fine, (2 * reach + 1, 1), stride=1, padding=(reach, 0))
-        fine = F.max_pool2d(fine, (1, 2 * reach + 1), stride=1, padding=(0, reach))
-        grown.append(sign * F.avg_pool2d(fine, 4)[:, 0])
-    return _to_uint8(torch.cat(grown).numpy())
-
-def _to_uint8(images): return np.clip(np.rint(images), 0, 255).astype(np.uint8)
+    from scipy.ndimage import maximum_filter, minimum_filter
+    fine = images.repeat(4, axis=1).repeat(4, axis=2)
+    side = 2 * round(4 * abs(pixels)) + 1  # of the surroundings, on the grid four times as fine
+    widen = maximum_filter if pixels > 0 else minimum_filter
+    fine = widen(fine, size=(1, side, side), mode='nearest')
+    return fine.reshape(-1, 28, 4, 28, 4).mean((2, 4)).round().astype(np.uint8)
 
 # %% ../nbs/07_interpretation.ipynb #820d435e
-CORRUPTIONS = {  # kind: (what its amount counts, the amount that changes nothing, lowest, highest)
-    'rotation':  ('degrees clockwise', 0, -360, 360),
-    'shift':     ('pixels to the right', 0, -28, 28),
-    'scale':     ('times the size', 1, 0.1, 10),
-    'noise':     ('deviation, gray levels', 0, 0, 1000),
-    'blur':      ('deviation, pixels', 0, 0, 28),
-    'thickness': ('pixels on each side', 0, -7, 7),
-    'inversion': ('share of the negative', 0, 0, 1),
+CORRUPTIONS = {  # kind: (what its amount counts, the amount that changes nothing)
+    'rotation':  ('degrees clockwise', 0),
+    'shift':     ('pixels to the right', 0),
+    'scale':     ('times the size', 1),
+    'noise':     ('std, gray levels', 0),
+    'blur':      ('std, pixels', 0),
+    'thickness': ('pixels on each side', 0),
+    'inversion': ('share of the negative', 0),
 }
 
 # %% ../nbs/07_interpretation.ipynb #8179e437
@@ -252,15 +193,11 @@ def corrupt(
     images: np.ndarray | LabeledImages,  # gray levels 0-255, uint8 `(n, 28, 28)`, or `LabeledImages`
     kind: str,                           # a key of `CORRUPTIONS`
     amount: float,                       # how much, in the unit that `CORRUPTIONS` names
-    seed: int = 0,                       # of the noise; the other kinds have no chance in them
+    seed: int = 0,                       # of the noise; the other kinds are deterministic
 ) -> np.ndarray:                         # the spoiled images, uint8 `(n, 28, 28)`; the given ones stay as they are
     "Spoil all images in one way by one amount."
     from scipy.ndimage import gaussian_filter
     images = _as_data(images).images
-    if kind not in CORRUPTIONS: raise ValueError(f'kind must be one of {", ".join(CORRUPTIONS)}, got {kind!r}')
-    unit, unchanged, low, high = CORRUPTIONS[kind]
-    if not low <= amount <= high: raise ValueError(f'{kind} counts {unit}, from {low} to {high}, got {amount}')
-    if amount == unchanged: return images.copy()
     if kind == 'thickness': return widen_strokes(images, amount)
     gray = images.astype(np.float32)
     if kind == 'noise': gray += np.random.default_rng(seed).normal(0, amount, gray.shape)
@@ -269,28 +206,24 @@ def corrupt(
     else:
         move = {'rotation': dict(degrees=amount), 'shift': dict(shift=(amount, 0)), 'scale': dict(scale=amount)}[kind]
         gray = affine(torch.tensor(gray[:, None]), **move)[:, 0].numpy()
-    return _to_uint8(gray)
+    return gray.round().clip(0, 255).astype(np.uint8)
 
 # %% ../nbs/07_interpretation.ipynb #ba2c175f
 def robustness_curve(
     model: torch.nn.Module,    # any `nn.Module` that gives logits or log-probabilities `(batch, classes)`
     data: LabeledImages,       # `LabeledImages` that the model wasn't trained on
     kind: str,                 # a key of `CORRUPTIONS`
-    amounts: ArrayLike,        # amounts to try, in the unit that `CORRUPTIONS` names
+    amounts: Iterable[float],  # amounts to try, in the unit that `CORRUPTIONS` names
     seed: int = 0,             # of the noise
-    confidence: float = 0.95,  # of the interval, fraction 0-1
     mean: float = MEAN,        # brightness 0-1 that the model's images were centered on
     std: float = STD,          # brightness 0-1 that they were divided by
 ) -> pd.DataFrame:             # DataFrame, a row per amount: kind, amount, and as fractions 0-1 accuracy, low, high
-    "Accuracy, with its Wilson interval, as the same images are spoiled more and more."
+    "Accuracy, with its 95% Wilson interval, as the same images are spoiled more and more."
     import pandas as pd
-    if not isinstance(data, LabeledImages):
-        raise TypeError(f'accuracy needs labels: expected LabeledImages, got {type(data).__name__}')
-    if not np.size(amounts): raise ValueError('amounts is empty: give at least one amount to try')
     rows = []
-    for amount in np.atleast_1d(amounts).tolist():
+    for amount in amounts:
         preds = predict(model, replace(data, images=corrupt(data, kind, amount, seed)), mean=mean, std=std)
-        rows.append((kind, amount, preds.accuracy, *accuracy_interval(preds, confidence)))
+        rows.append((kind, amount, preds.accuracy, *accuracy_interval(preds)))
     return pd.DataFrame(rows, columns=['kind', 'amount', 'accuracy', 'low', 'high'])
 
 # %% ../nbs/07_interpretation.ipynb #35b35d4d
@@ -301,13 +234,12 @@ def plot_robustness(
 ) -> Axes:                     # the Axes; a dotted line stands where the images are unchanged
     "One robustness curve, its interval as a band."
     import matplotlib.pyplot as plt
-    kinds = curve['kind'].unique()
-    if len(kinds) != 1: raise ValueError(f'expected the curve of one kind, got {len(kinds)}: {", ".join(kinds)}')
-    unit, unchanged, *_ = CORRUPTIONS[kinds[0]]
+    kind, = curve['kind'].unique()
+    unit, unchanged = CORRUPTIONS[kind]
     if ax is None: ax = plt.subplots(figsize=(5, 3))[1]
     line, = ax.plot(curve.amount, 100 * curve.accuracy, marker='o', markersize=3, label=label)
     ax.fill_between(curve.amount, 100 * curve.low, 100 * curve.high, color=line.get_color(), alpha=0.25, linewidth=0)
     ax.axvline(unchanged, color='gray', linestyle=':', linewidth=1)
-    ax.set(title=kinds[0], xlabel=unit, ylabel='accuracy (%)', ylim=(0, 102))
+    ax.set(title=kind, xlabel=unit, ylabel='accuracy (%)', ylim=(0, 102))
     if label: ax.legend()
     return ax

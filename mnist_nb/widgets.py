@@ -23,7 +23,7 @@ from fastcore.basics import patch
 
 from .analysis import class_errors
 from .data import LabeledImages
-from .evaluation import Predictions, check_predictions, confusion_matrix
+from .evaluation import Predictions, confusion_matrix
 from .files import write_atomic
 from .handwriting import prepare_steps
 from .marks import VERDICTS, Marks
@@ -240,6 +240,13 @@ def heading_html(
             f'<small>({order} {"last" if state.reverse else "first"}; '
             f'page {page.number + 1:,} of {page.n_pages:,})</small></p>')
 
+# %% ../nbs/library/widgets.ipynb #5b1e7c03
+def _browsable(preds):
+    "The same `Predictions`, or an error where there is nothing to browse."
+    if not isinstance(preds, Predictions): raise TypeError(f'expected Predictions, got {type(preds).__name__}')
+    if not len(preds): raise ValueError('the Predictions are empty: there is no image to show')
+    return preds
+
 # %% ../nbs/library/widgets.ipynb #ddeab892
 def _tile_text(preds, i):
     "What stands under a small image: `4→9 ✗`, or `4 ✓`."
@@ -252,7 +259,7 @@ def browser_html(
     state: BrowserState,  # a `BrowserState`
 ) -> str:                 # HTML that needs nothing else
     "A whole browser as a still picture: heading, a page of images, the chosen one in full."
-    page, tiles = find_page(check_predictions(preds), state), []
+    page, tiles = find_page(_browsable(preds), state), []
     for i in page.positions:
         chosen = ' class="mnb-chosen"' if i == page.chosen else ''
         tiles.append(f'<figure{chosen}>{image_html(preds.data.images[i], image_text(preds, i))}'
@@ -419,7 +426,7 @@ class PredictionBrowser(Explorer):
         state: BrowserState = BrowserState(),  # where to begin
     ) -> None:
         from ipywidgets import HTML, HBox, Layout, VBox
-        self.preds, self.state, self.drawing = check_predictions(preds), state, False
+        self.preds, self.state, self.drawing = _browsable(preds), state, False
         find_page(preds, state)  # what is wrong with the state is said before anything is drawn
         self.controls, scope = _browser_controls(preds.data.class_names), f'mnb-{uuid.uuid4().hex[:8]}'
         self.heading, self.card = HTML(), HTML(layout=Layout(flex='1 1 380px', min_width='0'))
@@ -583,7 +590,7 @@ def browser_twin(
 ) -> str:                # HTML that needs no kernel, server or network
     "A still browser: a button for each class, its hardest images, any of them in full."
     groups, buttons = {}, []
-    for c, name in [('all', 'all'), *enumerate(check_predictions(preds).data.class_names)]:
+    for c, name in [('all', 'all'), *enumerate(_browsable(preds).data.class_names)]:
         found = find_images(preds, BrowserState(true=None if c == 'all' else c))
         if not len(found): continue
         what = 'all classes' if c == 'all' else f'true {name}'
@@ -767,7 +774,7 @@ class ErrorExplorer(Explorer):
         neighbors: Neighbors | None = None,  # the same: its nearest training images, `LabeledImages`, nearest first
         marks: Marks | str | Path | None = None,  # `Marks`, or the path of their file; None: new ones in memory
     ) -> None:
-        self.preds, self.saliency, self.neighbors = check_predictions(preds), saliency, neighbors
+        self.preds, self.saliency, self.neighbors = _browsable(preds), saliency, neighbors
         self.marks = marks if isinstance(marks, Marks) else Marks(marks)
         self.state, self.classes = worst_cell(preds), class_errors(preds)
         error_html(preds, find_page(preds, self.state).chosen, saliency, neighbors)
@@ -843,7 +850,7 @@ def error_twin(
     neighbors: Neighbors | None = None,  # as for `error_html`, likewise; the nearest three
 ) -> str:                                 # HTML that needs no kernel, server or network
     "A still error explorer: every cell of the confusion matrix opens its images, every mistake its reasons."
-    names, counts = check_predictions(preds).data.class_names, confusion_matrix(preds)
+    names, counts = _browsable(preds).data.class_names, confusion_matrix(preds)
     table, groups = class_errors(preds), {}
     for true, predicted in np.argwhere(counts).tolist():
         found, row = find_images(preds, BrowserState(true, predicted)), table.iloc[true]

@@ -27,7 +27,7 @@ def test_users_and_tests_get_any_fastcore_and_no_nbdev():
 
 def test_every_library_that_the_package_imports_is_required():
     code = '\n'.join(path.read_text(encoding='utf-8') for path in (ROOT / 'mnist_nb').glob('*.py'))
-    imported = set(re.findall(r'^\s*(?:from|import) (\w+)', code, re.M)) - set(sys.stdlib_module_names) - {'mnist_nb', 'cleanlab'}  # used where it is there
+    imported = set(re.findall(r'^\s*(?:from|import) (\w+)', code, re.M)) - set(sys.stdlib_module_names) - {'mnist_nb'}
     names = {'PIL': 'pillow', 'sklearn': 'scikit-learn', 'IPython': 'ipywidgets', 'traitlets': 'ipywidgets'}  # the last two come with it
     assert {names.get(name, name) for name in imported} <= wanted('draw')
 
