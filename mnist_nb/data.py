@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,15 +37,14 @@ def plot_images(
     "Images side by side on one Axes, each with its title above it."
     tiles = _as_tiles(images)
     titles = [''] * len(tiles) if titles is None else [str(title) for title in titles]
-    if len(titles) != len(tiles): raise ValueError(f'{len(tiles)} images need as many titles, got {len(titles)}')
     n, h, w = tiles.shape
     n_cols = max(1, min(n_cols, n))
     n_rows = -(-n // n_cols)
-    n_lines = max(title.count('\n') + 1 if title else 0 for title in titles)
+    n_lines = max((title.count('\n') + 1 for title in titles if title), default=0)
     ax, inch = _montage_axes(ax, n_rows, n_cols, n_lines)
     top = round(n_lines * _LINE * (w + 2) / inch)  # room for a title, in pixels
     canvas = np.full((n_rows * (h + top + 2), n_cols * (w + 2)), 255, np.uint8)
-    for i, (tile, title) in enumerate(zip(tiles, titles)):
+    for i, (tile, title) in enumerate(zip(tiles, titles, strict=True)):
         y, x = i // n_cols * (h + top + 2) + top + 1, i % n_cols * (w + 2) + 1
         canvas[y:y + h, x:x + w] = tile
         ax.text(x + w / 2, y - 1.5, title, ha='center', va='bottom', fontsize=8)
@@ -58,11 +56,9 @@ def plot_images(
 _LINE = 0.15  # height of a line of title, in inches
 
 def _as_tiles(images):
-    "Images as uint8 `(n, h, w)`, or an error."
-    images = images.detach().cpu().numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
-    if images.ndim == 4 and images.shape[1] == 1: images = images[:, 0]
-    if images.ndim != 3 or 0 in images.shape:
-        raise ValueError(f'plot_images needs one image or more of the shape (n, h, w), got {images.shape}')
+    "Images as uint8 `(n, h, w)`."
+    images = torch.as_tensor(images).detach().cpu().numpy()
+    if images.ndim == 4: images = images[:, 0]
     if images.dtype.kind == 'f': images = (np.nan_to_num(images).clip(0, 1) * 255).round()
     return images.clip(0, 255).astype(np.uint8)
 
@@ -126,10 +122,6 @@ def _describe(value):
     if hasattr(value, 'shape') and hasattr(value, 'dtype'):
         return f'{type(value).__name__} of {value.dtype} {tuple(value.shape)}'
     return f'{type(value).__name__} {value!r}'[:80]
-
-def _check_data(data):
-    "Raise unless `data` are LabeledImages."
-    if not isinstance(data, LabeledImages): raise TypeError(f'data must be LabeledImages, got {_describe(data)}')
 
 # %% ../nbs/01_data.ipynb #ce3c835d
 @patch
@@ -209,7 +201,6 @@ def plot_class_counts(
     ax: Axes | None = None,  # matplotlib Axes to draw on; None makes a figure
 ) -> Axes:                   # the Axes
     "How many images there are of each class."
-    _check_data(data)
     import matplotlib.pyplot as plt
     if ax is None: ax = plt.subplots(figsize=(6, 2.5))[1]
     counts = np.bincount(data.labels, minlength=len(data.class_names))
@@ -224,7 +215,6 @@ def plot_mean_images(
     ax: Axes | None = None,  # matplotlib Axes to draw on; None makes a figure
 ) -> Axes:                   # the Axes
     "The average image of each class."
-    _check_data(data)
     classes = np.unique(data.labels)
     means = [data.images[data.labels == c].mean(0).round().astype(np.uint8) for c in classes]
     return plot_images(np.array(means), [data.class_names[c] for c in classes], ax=ax)
@@ -232,19 +222,14 @@ def plot_mean_images(
 # %% ../nbs/01_data.ipynb #f677f6b5
 def split_train_valid(
     data: LabeledImages,                   # images to divide, as LabeledImages
-    train_split: float = 0.8,              # share that stays for training, between 0 and 1
+    train_split: float = 0.8,              # fraction that stays for training, between 0 and 1
     seed: int = 0,                         # the same seed gives the same split
 ) -> tuple[LabeledImages, LabeledImages]:  # the pair (train, valid) of LabeledImages
     "Divide images at random into a part to learn from and a part to choose by."
-    _check_data(data)
-    n_train = round(len(data) * train_split) if isinstance(train_split, Real) and 0 < train_split < 1 else 0
+    n_train = round(len(data) * train_split)
     if not 0 < n_train < len(data):
-        raise ValueError(f'train_split={train_split} of {len(data)} images leaves one part empty: '
-                         f'it must lie between 0 and 1; 0.8 is usual')
-    try: generator = torch.Generator().manual_seed(int(seed))
-    except (RuntimeError, OverflowError, ValueError, TypeError) as error:
-        raise ValueError(f'seed must be a whole number below 2**64, got {seed!r}') from error
-    order = torch.randperm(len(data), generator=generator).numpy()
+        raise ValueError(f'train_split={train_split} of {len(data)} images leaves one part empty; 0.8 is usual')
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).numpy()
     train, valid = data[order[:n_train]], data[order[n_train:]]
     return replace(train, name=f'{data.name} (training part)'), replace(valid, name=f'{data.name} (validation part)')
 
@@ -263,12 +248,8 @@ def normalize(
 # %% ../nbs/01_data.ipynb #8598913d
 def _to_float(images):
     "Gray levels 0-255 `(n, 28, 28)` as float32 in 0-1 `(n, 1, 28, 28)`; such floats pass as they are."
-    if isinstance(images, np.ndarray): images = torch.from_numpy(np.require(images, requirements=['C', 'W']))
-    if not isinstance(images, torch.Tensor):
-        raise TypeError(f'images must be a NumPy array or a tensor, got {_describe(images)}')
-    if images.dtype == torch.uint8 and images.ndim == 3: return images[:, None].float().div_(255)
-    if images.is_floating_point() and images.ndim == 4 and images.shape[1] == 1: return images.float()
-    raise ValueError(f'images must be uint8 (n, 28, 28) or float (n, 1, 28, 28) in 0-1, got {_describe(images)}')
+    images = torch.as_tensor(images)
+    return images.float() if images.is_floating_point() else images[:, None].float().div_(255)
 
 # %% ../nbs/01_data.ipynb #b04f2ed4
 class Batches:
@@ -285,8 +266,8 @@ class Batches:
         mean: float = MEAN,                  # subtracted by `normalize`, in units of 0-1
         std: float = STD,                    # divided by in `normalize`, in units of 0-1
     ) -> None:
-        _check_batches(data, batch_size, augment, transform, std)
-        self.data, self.batch_size, self.shuffle, self.device = data, batch_size, shuffle, _device(device)
+        if augment and transform: raise ValueError('give augment= or transform=, not both: a transform replaces augment')
+        self.data, self.batch_size, self.shuffle, self.device = data, batch_size, shuffle, torch.device(device)
         self.augment, self.transform, self.mean, self.std = augment, transform, mean, std
         self.images = torch.from_numpy(data.images).to(self.device)
         self.labels = torch.from_numpy(data.labels).to(self.device)
@@ -294,25 +275,6 @@ class Batches:
     def __len__(self) -> int:
         n, size = len(self.data), self.batch_size
         return -(-n // size) - (n > size > 1 and n % size == 1)  # a last image alone joins the batch before it
-
-# %% ../nbs/01_data.ipynb #d52ec246
-def _device(device):
-    "The torch device of this name."
-    try: return torch.device(device)
-    except RuntimeError as error: raise ValueError(f"unknown device {device!r}; give 'cpu', 'cuda' or 'mps'") from error
-
-def _check_batches(data, batch_size, augment, transform, std):
-    "Raise where `Batches` cannot work with its arguments."
-    _check_data(data)
-    if len(data) == 0: raise ValueError('no images to make batches of: data is empty')
-    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-        raise ValueError(f'batch_size must be a whole number of images, 1 or more, got {batch_size!r}')
-    if not std > 0: raise ValueError(f'std must be above 0, got {std!r}')
-    for name, function in (('augment', augment), ('transform', transform)):
-        if function is not None and not callable(function):
-            raise TypeError(f'{name} must be a function or None, got {_describe(function)}')
-    if augment is not None and transform is not None:
-        raise ValueError('give augment= or transform=, not both: a transform replaces our own preparation')
 
 # %% ../nbs/01_data.ipynb #fcc5115a
 @patch
@@ -331,11 +293,6 @@ def _transformed(self: Batches, rows):
     "The images at these positions, each through the transform."
     from PIL import Image
     images = [self.transform(Image.fromarray(image)) for image in self.data.images[rows.cpu().numpy()]]
-    if not all(isinstance(image, torch.Tensor) and image.is_floating_point() for image in images):
-        raise TypeError(f'transform must return float tensors, got {_describe(images[0])}: '
-                        'put transforms.ToTensor() in it')
-    if len(shapes := {tuple(image.shape) for image in images}) > 1:
-        raise ValueError(f'transform must return tensors of one shape, got {sorted(shapes)[:3]}')
     return torch.stack(images).to(self.device)
 
 # %% ../nbs/01_data.ipynb #1bdf9ed8
@@ -364,7 +321,6 @@ def affine(
     scale: float | torch.Tensor = 1.0,    # enlarge by this factor, above 0: one number, or one an image `(b,)`
 ) -> torch.Tensor:                        # the moved images `(b, c, h, w)`
     "Turn, enlarge and shift each image by its own amount, all in one go."
-    _check_float_images(images)
     b, _, h, w = images.shape
     like = dict(dtype=images.dtype, device=images.device)
     angle = torch.deg2rad(torch.as_tensor(degrees, **like).expand(b))
@@ -375,13 +331,6 @@ def affine(
     grid = F.affine_grid(torch.cat([turn, origin], 2), images.shape, align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)
 
-# %% ../nbs/01_data.ipynb #d2782cfd
-def _check_float_images(images):
-    "Raise unless `images` is a float tensor `(b, c, h, w)`."
-    if not isinstance(images, torch.Tensor) or images.ndim != 4 or not images.is_floating_point():
-        raise ValueError(f'images must be a float tensor (b, 1, 28, 28), got {_describe(images)}; '
-                         f'for gray levels 0-255: torch.from_numpy(images)[:, None] / 255')
-
 # %% ../nbs/01_data.ipynb #73a93429
 def random_affine(
     images: torch.Tensor,    # float images in 0-1, `(b, 1, 28, 28)`, before normalization
@@ -390,10 +339,6 @@ def random_affine(
     scale: float = 0.0,      # enlarge or shrink by up to this share, 0 to below 1
 ) -> torch.Tensor:           # the changed images, same shape
     "Each image turned, shifted and scaled by an amount of its own, from torch's random numbers."
-    if not (0 <= degrees <= 180 and 0 <= translate <= 1 and 0 <= scale < 1):
-        raise ValueError(f'degrees must be 0-180, translate 0-1 and scale 0 to below 1, got {degrees}, '
-                         f'{translate}, {scale}')
-    _check_float_images(images)
     h, w = images.shape[2:]
     most = torch.tensor([degrees, translate * w, translate * h, scale])
     turn, right, down, grow = ((2 * torch.rand(len(images), 4) - 1) * most).to(images.device).T

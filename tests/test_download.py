@@ -415,3 +415,28 @@ def test_classes_in_an_array_are_compared_as_well():
     assert data.load_data((names[0], sample))[1] is sample
     for pair in names, (sample, names[1]):
         with pytest.raises(ValueError, match='must have the same classes'): data.load_data(tuple(pair))
+
+
+def resnet_from_cache(tmp_path, monkeypatch, content):
+    "`resnet18(pretrained=True)` where PyTorch's cache holds this file and there is no network."
+    from mnist_nb.model import resnet18
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setattr('torch.hub.download_url_to_file', lambda *args, **options: (_ for _ in ()).throw(OSError('no network')))
+    cache = Path(torch.hub.get_dir()) / 'checkpoints'
+    cache.mkdir(parents=True)
+    if content is not None: (cache / 'resnet18-f37072fd.pth').write_bytes(content)
+    return resnet18(pretrained=True).eval()
+
+
+def test_a_gray_resnet_gives_the_features_of_the_color_one(tmp_path, monkeypatch):
+    from torchvision.models import resnet18
+    color = resnet18().eval()
+    torch.save(color.state_dict(), tmp_path / 'color.pth')
+    gray = resnet_from_cache(tmp_path, monkeypatch, (tmp_path / 'color.pth').read_bytes())
+    color.fc, images = gray.fc, torch.randn(3, 1, 28, 28)
+    with torch.no_grad(): torch.testing.assert_close(gray(images), color(images.repeat(1, 3, 1, 1)), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize('content', [None, b'', b'<html>please log in</html>', b'PK\x03\x04 half a file'])
+def test_a_missing_or_damaged_resnet_is_named_with_the_way_out(content, tmp_path, monkeypatch):
+    with pytest.raises(ConnectionError, match='resnet18-f37072fd.pth.*pretrained=False'): resnet_from_cache(tmp_path, monkeypatch, content)
