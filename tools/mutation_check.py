@@ -190,7 +190,7 @@ MUTATIONS = [Mutation(*mutation) for mutation in [
      'return _finish(_tell(_one_line(error), 0))', 'cli'),
     ('unreadable pictures end with status 0', 'cli', "int(any('error' in answer for answer in answers))", '0', 'cli'),
     ('patterns are not expanded', 'cli', 'sorted(glob.glob(word)) or [word]', '[word]', 'cli'),
-    ('the trained model is not saved', 'cli', 'classifier.save_model(options.save); result', 'result', 'cli'),
+    ('the trained model is not saved', 'cli', 'classifier.save_model(save)', 'pass', 'cli'),
     ('the option --augment does nothing', 'cli', 'random_affine if options.augment else None', 'None', 'cli'),
     ('--scheduler does nothing', 'cli', 'classifier.set_scheduler(name, **settings)', 'pass', 'cli'),
 ]]
