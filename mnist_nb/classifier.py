@@ -13,8 +13,7 @@ from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
 from inspect import signature
-from math import inf
-from numbers import Integral, Number
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from warnings import warn
@@ -35,146 +34,131 @@ from .training import (Callback, EarlyStopping, History, Trainer, autocast_dtype
                                random_numbers)
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from PIL import Image
 
 Images: TypeAlias = 'str | Path | Image.Image | np.ndarray | torch.Tensor | LabeledImages | list | tuple'
 
 # %% auto #0
-__all__ = ['Images', 'SCHEDULERS', 'PRETRAINED', 'check_options', 'MNISTClassifier', 'check_model', 'image_batch',
-           'make_scheduler', 'in_words', 'accuracy_results', 'training_cost']
+__all__ = ['Images', 'PRETRAINED', 'MNISTClassifier', 'image_batch']
 
 # %% ../nbs/library/classifier.ipynb #1a4a3822
-def _whole(least):
-    return f'a whole number, {least} or more', lambda value: isinstance(value, Integral) and value >= least
-
-_RULES = {  # option -> what it must be, and whether a value is that
-    'batch_size': _whole(1), 'epochs': _whole(1), 'patience': _whole(1),
-    'seed': ('a whole number, 0 to 2**32 - 1', lambda value: isinstance(value, Integral) and 0 <= value < 2**32),
-    'learning_rate': ('a number above 0', lambda value: 0 < value < inf),
-    'train_split': ('a share between 0 and 1', lambda value: 0 < value < 1),
-    'normalize_mean': ('a gray level, 0 to 1', lambda value: 0 <= value <= 1),
-    'normalize_std': ('a spread of gray levels, above 0 and at most 1', lambda value: 0 < value <= 1),
-    'min_delta': ('a gain of accuracy, 0 to 1', lambda value: 0 <= value < 1),
+_COUNT = 'a whole number, 1 or more', Integral, lambda value: value >= 1
+_FRACTION = 'a fraction, 0 or more and below 1', Real, lambda value: 0 <= value < 1
+_ALL = lambda value: True
+_RULES = {  # option -> what it must be, its type, which values are allowed
+    'batch_size': _COUNT, 'epochs': _COUNT, 'hidden_size': _COUNT, 'num_filters': _COUNT, 'patience': _COUNT,
+    'num_samples': _COUNT, 'dropout1': _FRACTION, 'dropout2': _FRACTION, 'min_delta': _FRACTION,
+    'seed': ('a whole number, 0 to 2**32 - 1', Integral, lambda value: 0 <= value < 2**32),
+    'learning_rate': ('a number above 0', Real, lambda value: 0 < value < math.inf),
+    'train_split': ('a fraction between 0 and 1', Real, lambda value: 0 < value < 1),
+    'normalize_mean': ('a gray level, 0 to 1', Real, lambda value: 0 <= value <= 1),
+    'normalize_std': ('a standard deviation of gray levels, above 0 and at most 1', Real, lambda value: 0 < value <= 1),
+    'device': ("'auto', 'cpu', 'cuda', 'mps' or a torch.device", (str, torch.device), _ALL),
+    'mixed_precision': ('True, False, None or a torch.dtype', (bool, torch.dtype), _ALL),
+    'model': ('an nn.Module object (a class? then add its brackets)', nn.Module, _ALL),
+    'transform': ('a function or None', Callable, _ALL), 'augment': ('a function or None', Callable, _ALL),
 }
-_FUNCTIONS = 'transform', 'augment'  # options that are functions of the user's
-_BLANK = LabeledImages(np.zeros((2, 28, 28), np.uint8), np.zeros(2, np.int64), 'blank')
 
-# %% ../nbs/library/classifier.ipynb #bd53f58e
 def _checked(name, value):
-    "A number for this option; raises TypeError or ValueError with what it must be."
-    expected, holds = _RULES[name]
-    if not isinstance(value, Number) or isinstance(value, (bool, complex)):
-        raise TypeError(f'{name} must be {expected}, got {value!r} ({type(value).__name__})')
-    if not holds(value): raise ValueError(f'{name} must be {expected}, got {value!r}')
+    "A value for this option; raises TypeError or ValueError with what it must be."
+    expected, kind, allowed = _RULES[name]
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind in (Integral, Real)):
+        raise TypeError(f'{name} must be {expected}, got {value!r:.60} ({type(value).__name__})')
+    if not allowed(value): raise ValueError(f'{name} must be {expected}, got {value!r}')
     return value
 
 # %% ../nbs/library/classifier.ipynb #ba24d52a
-def check_options(
-    options: dict[str, Any],  # option name -> value, as `MNISTClassifier` takes them
-) -> None:                    # nothing; raises TypeError or ValueError at the first option that can't be meant
+def _check_options(options):
     "Refuse options that can't work, before anything is computed with them."
-    for name in _RULES:
-        if name != 'patience' or options[name] is not None: _checked(name, options[name])
+    for name, value in options.items():
+        if name != 'data' and (value is not None or _OPTIONS[name].default is not None): _checked(name, value)
+    if options['transform'] is not None and options['augment'] is not None:
+        raise ValueError('give augment= or transform=, not both: a transform is used alone')
     autocast_dtype(pick_device(options['device']), options['mixed_precision'])
-    functions = {name: options[name] for name in _FUNCTIONS}
-    _try_out(Batches(_BLANK, **functions, mean=options['normalize_mean'], std=options['normalize_std']))
-    source = options['data']
-    if not isinstance(source, str) or source not in ('auto', 'mnist', 'sample'):
-        load_data(source)  # a pair, or it raises
+    if not isinstance(options['data'], str) or options['data'] not in ('auto', 'mnist', 'sample'):
+        load_data(options['data'])  # a pair, or it raises
 
 # %% ../nbs/library/classifier.ipynb #3cd41c5d
-def _try_out(batches):
-    "Refuse a transform or augment whose images no network here can take; warn of another normalization."
-    if not (batches.transform or batches.augment): return
-    with random_numbers(): black = batches.prepare(torch.arange(len(_BLANK)))
-    name = 'transform' if batches.transform else 'augment'
-    if black.shape[1:] != (1, 28, 28) or not black.isfinite().all():
-        raise ValueError(f'{name} made {tuple(black.shape[1:])} of a black image, with values from {black.min():g} to '
-                         f'{black.max():g}; expected finite numbers (1, 28, 28)')
-    found, ours = black.median().item(), -batches.mean / batches.std
-    if batches.transform and abs(found - ours) > 0.01:
-        warn(f'transform makes {found:.2f} of black, validation and predict make {ours:.2f} of it: '
-             f'let it end with transforms.Normalize(({batches.mean},), ({batches.std},))', stacklevel=4)
+def _try_out(name, function, black, shape):
+    "What a function of the user's makes of black images; refuse what has another form than it must have."
+    try:
+        with random_numbers(), torch.no_grad(): made = function(black)
+    except Exception as error:  # the user's own code can fail in any way
+        raise ValueError(f'{name} cannot take black images: {type(error).__name__}: {error}') from error
+    if not isinstance(made, torch.Tensor) or made.shape != shape or not made.is_floating_point() or made.isnan().any():
+        got = f'{made.dtype} {tuple(made.shape)}' if isinstance(made, torch.Tensor) else type(made).__name__
+        raise ValueError(f'{name} must make a tensor of floats {shape} without NaN of black images, got {got}'
+                         + '; put transforms.ToTensor() in it' * (got == 'Image'))
+    return made
+
+# %% ../nbs/library/classifier.ipynb #ab4a4ab0
+def _check_model(model, n_classes):
+    "Refuse a network that doesn't turn images `(batch, 1, 28, 28)` into scores `(batch, n_classes)`."
+    name, device = type(model).__name__, next((p.device for p in model.parameters()), 'cpu')
+    if hasattr(model, '_orig_mod') or isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise TypeError(f'{name} wraps a network: give the network inside, so that its files fit it elsewhere')
+    black = torch.zeros(2, 1, 28, 28, dtype=torch.float32, device=device)
+    with evaluation_mode(model): output = _try_out(name, model, black, (2, n_classes))
+    if (output >= 0).all() and ((output.sum(1) - 1).abs() < 1e-4).all():
+        raise ValueError(f'{name} gives probabilities: leave out its Softmax; logits or log-probabilities are expected')
+
+# %% ../nbs/library/classifier.ipynb #c6f8a3b2
+def _check_functions(transform, augment, mean, std):
+    "Refuse a transform or augment that can't be used; warn of another normalization."
+    if augment is not None: _try_out('augment', augment, torch.zeros(2, 1, 28, 28), (2, 1, 28, 28))
+    if transform is None: return
+    from PIL import Image
+    black = _try_out('transform', transform, Image.new('L', (28, 28)), (1, 28, 28)).median().item()
+    if abs(black + mean / std) > 0.01:
+        warn(f'transform makes {black:.2f} of black, validation and predict make {-mean / std:.2f} of it: '
+             f'let it end with transforms.Normalize(({mean},), ({std},))', stacklevel=3)
 
 # %% ../nbs/library/classifier.ipynb #cb9b72d6
 class MNISTClassifier:
-    "A digit classifier: its options are the recipe, its methods are what one does with it."
+    "A digit classifier: options that say how it is trained, and methods to train, ask, score and save it."
     def __init__(self,
         batch_size: int = 64,            # images in one training step, 1 or more
         epochs: int = 10,                # passes over the training images, 1 or more
         learning_rate: float = 0.001,    # step size of the Adam optimizer, above 0
-        dropout1: float = 0.25,          # share of values dropped after the convolutions, 0 <= dropout1 < 1
-        dropout2: float = 0.5,           # share of values dropped before the last layer, 0 <= dropout2 < 1
+        dropout1: float = 0.25,          # fraction of values dropped after the convolutions, 0 <= dropout1 < 1
+        dropout2: float = 0.5,           # fraction of values dropped before the last layer, 0 <= dropout2 < 1
         hidden_size: int = 128,          # size of the hidden layer, 1 or more
         num_filters: int = 32,           # filters of the first convolution, 1 or more; the second has twice as many
-        train_split: float = 0.8,        # share of training images to learn from; the rest validate, between 0 and 1
+        train_split: float = 0.8,        # fraction of the training images to learn from; the rest validate
         normalize_mean: float = 0.1307,  # mean gray level, subtracted from every pixel, 0-1
-        normalize_std: float = 0.3081,   # deviation of gray levels, every pixel is divided by it, above 0
+        normalize_std: float = 0.3081,   # standard deviation of gray levels, every pixel is divided by it, above 0
         patience: int | None = None,     # stop after so many epochs without a better validation accuracy; None: run all
         min_delta: float = 0.0,          # smallest gain of accuracy that counts as better, 0-1
-        seed: int = 0,                   # start of all random numbers: split, first weights, order, dropout
+        seed: int = 0,                   # start of all random numbers: split, initial weights, order, dropout
         device: str | torch.device = 'auto',  # 'cuda', 'mps', 'cpu' or 'auto': the first of them that is there
         mixed_precision: bool | torch.dtype | None = None,  # compute in half precision? None: on CUDA only
-        model: nn.Module | None = None,  # network of one's own, `(batch, 1, 28, 28)` to `(batch, 10)`; None: `MNISTNet`
-        # torchvision transform of one training image, PIL image to tensor
-        transform: Callable[[Image.Image], torch.Tensor] | None = None,
-        # changes a batch of training images at random, `(batch, 1, 28, 28)`, 0-1
-        augment: Callable[[torch.Tensor], torch.Tensor] | None = None,
-        # 'mnist', 'sample', 'auto' (MNIST if it can be had) or a pair (train, test)
-        data: str | tuple[LabeledImages, LabeledImages] = 'auto',
+        model: nn.Module | None = None,  # your own network, `(batch, 1, 28, 28)` to `(batch, 10)`; None: `MNISTNet`
+        transform: Callable | None = None,  # torchvision transform of a training image, PIL image to tensor
+        augment: Callable | None = None,    # changes a batch of training images `(batch, 1, 28, 28)`, 0-1, at random
+        data: str | tuple[LabeledImages, LabeledImages] = 'auto',  # 'mnist', 'sample', 'auto' or a pair (train, test)
     ) -> None:
         options = {name: value for name, value in locals().items() if name != 'self'}
-        check_options(options)
+        _check_options(options)
+        _check_functions(transform, augment, normalize_mean, normalize_std)
         self.class_names = tuple('0123456789') if isinstance(data, str) else data[0].class_names
-        vars(self).update(options, device=pick_device(device))
-        vars(self)['model'] = self.build_model().to(self.device)
+        if model is not None: _check_model(model, len(self.class_names))
+        else:
+            with random_numbers(seed):
+                model = MNISTNet(num_filters, hidden_size, dropout1, dropout2, len(self.class_names)).float()
+        device = pick_device(device)
+        vars(self).update(options, device=device, model=model.to(device))
         self.start_weights = deepcopy(self.model.state_dict())
         self.scheduler, self.scheduler_options, self.parts, self.trainer, self.history = None, {}, None, None, History()
-        self.weights_recipe, self.asked = None, None  # how the weights came about; who answers while training runs
+        self.weights_recipe, self.is_training = None, False  # the recipe of the weights; does `train` run just now?
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in signature(MNISTClassifier).parameters:
+        if name in _OPTIONS:
             raise AttributeError(f'{name} stays as it was when this classifier was made: clone({name}=...) makes '
                                  'another one' + ', and train(epochs=...) a longer training' * (name == 'epochs'))
         super().__setattr__(name, value)
 
-# %% ../nbs/library/classifier.ipynb #331a0539
-@patch
-def build_model(self: MNISTClassifier) -> nn.Module:  # an untrained `MNISTNet`, or the model that was given
-    "The network, its first weights drawn with the seed."
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(self.seed)
-        if self.model is not None: return check_model(self.model, len(self.class_names))
-        return MNISTNet(self.num_filters, self.hidden_size, self.dropout1, self.dropout2, len(self.class_names)).float()
-
-# %% ../nbs/library/classifier.ipynb #ab4a4ab0
-def check_model(
-    model: nn.Module,  # what was given as `model=`
-    n_classes: int,    # how many outputs per image it must have
-) -> nn.Module:        # the same model, its modes and weights unchanged
-    "Refuse what is no network from images `(batch, 1, 28, 28)` to `(batch, n_classes)`."
-    if not isinstance(model, nn.Module):
-        raise TypeError(f'model must be an nn.Module object, got {model!r} (a class? then add its brackets)')
-    if hasattr(model, '_orig_mod') or isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        raise TypeError(f'{type(model).__name__} wraps a network: give the network inside, so that its files fit '
-                        'it elsewhere')
-    device = next((p.device for p in model.parameters()), torch.device('cpu'))
-    try:
-        blank = torch.zeros(2, 1, 28, 28, device=device, dtype=torch.float32)
-        with evaluation_mode(model), torch.no_grad(): output = model(blank)
-    except Exception as error:  # somebody's own code can fail in any way
-        raise ValueError(f'{type(model).__name__} cannot take images (batch, 1, 28, 28) of float32: '
-                         f'{type(error).__name__}: {error}') from error
-    shape = tuple(getattr(output, 'shape', ()))
-    if shape != (2, n_classes):
-        raise ValueError(f'{type(model).__name__} gave {shape} for two images, expected (2, {n_classes}): '
-                         f'its last layer needs {n_classes} outputs')
-    if (output >= 0).all() and ((output.sum(1) - 1).abs() < 1e-4).all():
-        raise ValueError(f'{type(model).__name__} gives probabilities: leave out its Softmax; logits or '
-                         'log-probabilities are expected')
-    return model
+_OPTIONS = signature(MNISTClassifier).parameters
 
 # %% ../nbs/library/classifier.ipynb #de50c474
 @patch
@@ -186,51 +170,42 @@ def __repr__(self: MNISTClassifier) -> str:
 def image_batch(
     images: Images,      # one or more: array, tensor, `LabeledImages`, path or PIL image of handwriting, list of these
     mean: float = MEAN,  # mean gray level, subtracted, 0-1
-    std: float = STD,    # deviation of gray levels, divided by, above 0
+    std: float = STD,    # standard deviation of gray levels, divided by, above 0
 ) -> torch.Tensor:       # normalized images, float32 tensor `(n, 1, 28, 28)`
-    "Whatever holds digits, as the batch that a network takes."
+    "Digits in any form as the batch that a network takes."
     if isinstance(images, (list, tuple)):
-        batches = [_one_of(images, i, mean, std) for i in range(len(images))]
-        return torch.cat(batches) if batches else torch.empty(0, 1, 28, 28)
+        batches = [torch.empty(0, 1, 28, 28)]
+        for i, image in enumerate(images):
+            try: batches.append(image_batch(image, mean, std))
+            except (ValueError, TypeError, OSError) as error: raise type(error)(f'image {i}: {error}') from error
+        return torch.cat(batches)
     pixels = _pixels(images)
     low, high = pixels.aminmax() if pixels.numel() else (0, 0)
     black, white = -mean / std, (1 - mean) / std
-    if not pixels.is_floating_point() and high == 1 and low >= 0: raise ValueError(ZERO_OR_ONE)
-    if not pixels.is_floating_point() and 0 <= low and high <= 255: return normalize(pixels[:, 0].byte(), mean, std)
-    if pixels.is_floating_point() and 0 <= low and high <= 1: return normalize(pixels, mean, std)
-    if pixels.is_floating_point() and black - 0.01 <= low and high <= white + 0.01: return pixels.float()
+    highest = 1 if pixels.is_floating_point() else 255
+    if highest == 255 and low >= 0 and high == 1: raise ValueError(ZERO_OR_ONE)
+    if 0 <= low and high <= highest: return normalize(pixels.float() / highest, mean, std)
+    if highest == 1 and black - 0.01 <= low and high <= white + 0.01: return pixels
     raise ValueError(f'pixels ({pixels.dtype}) from {low:g} to {high:g} have no meaning here: expected whole numbers '
                      f'0-255, floats 0-1, or floats normalized to {black:.2f}-{white:.2f}')
 
-# %% ../nbs/library/classifier.ipynb #f1f39768
-def _one_of(images, i, mean, std):
-    "One image of a list as a batch; an error says which one it was."
-    try: return image_batch(images[i], mean, std)
-    except (ValueError, TypeError, OSError) as error:
-        name = f' ({str(images[i])[:80]})' if isinstance(images[i], (str, Path)) else ''
-        raise type(error)(f'image {i}{name}: {error}') from error
-
 # %% ../nbs/library/classifier.ipynb #ce05b60d
 def _pixels(images):
-    "Pixels `(n, 1, 28, 28)` of what `image_batch` takes, their values as they came."
-    if isinstance(images, LabeledImages): images = images.images
-    elif getattr(images, 'shape', ()) == (3, 28, 28):
-        raise ValueError('(3, 28, 28) may be three gray images or one color image: images[:, None] says that there are '
-                         'three, and PIL.Image.fromarray or a file takes one in color')
+    "Pixels `(n, 1, 28, 28)` of what `image_batch` takes, float32 or int64, their values as they came."
+    if isinstance(images, LabeledImages): images = images.images[:, None]
     if isinstance(images, (str, Path)) or hasattr(images, 'getbands'): images = prepare_image(images)
-    if isinstance(images, np.ndarray) and images.dtype.kind in 'buif':
-        known = images.dtype.kind == 'f' or images.dtype in (np.uint8, bool)
-        images = torch.from_numpy(np.array(images, images.dtype.newbyteorder('=') if known else np.int64))
-    if not isinstance(images, torch.Tensor) or images.is_complex():
+    if isinstance(images, torch.Tensor):
+        images = (images.float() if images.is_floating_point() else images).detach().cpu().numpy()
+    if not isinstance(images, np.ndarray) or images.dtype.kind not in 'buif':
         kind = f'array of {images.dtype}' if hasattr(images, 'dtype') else type(images).__name__
         raise TypeError(f'expected images as array, tensor, path or PIL image, got {kind}')
-    images = images.detach().cpu()
-    if images.dtype == torch.bool: images = images.float()
-    if not images.is_floating_point(): images = images.to(torch.int64)  # PyTorch computes little with its other kinds
+    images = torch.from_numpy(images.astype(np.int64 if images.dtype.kind in 'ui' else np.float32))
+    if images.shape == (3, 28, 28):
+        raise ValueError('(3, 28, 28) may be three gray images or one color image: images[:, None] says that there are '
+                         'three, and PIL.Image.fromarray or a file takes one in color')
     if images.shape[-2:] != (28, 28) or images.ndim > 4 or (images.ndim == 4 and images.shape[1] != 1):
-        raise ValueError('expected images of shape (28, 28), (n, 28, 28) or (n, 1, 28, 28), '
-                         f'got {tuple(images.shape)}; '
-                         'prepare_image of mnist_nb.handwriting brings any picture to 28x28')
+        raise ValueError('expected images of shape (28, 28), (n, 28, 28) or (n, 1, 28, 28), got '
+                         f'{tuple(images.shape)}; prepare_image of mnist_nb.handwriting brings any picture to 28x28')
     if not images.isfinite().all(): raise ValueError(f'{(~images.isfinite()).sum()} pixels are NaN or infinite')
     return images.reshape(-1, 1, 28, 28)
 
@@ -238,13 +213,10 @@ def _pixels(images):
 @patch
 def _answering(self: MNISTClassifier):
     "The network that answers: while training runs, a copy with the weights of the last finished epoch."
-    if self.asked is None: return self.model
-    state = self.trainer.state
-    if self.asked[0] is not state:
-        copy = deepcopy(self.model)
-        copy.load_state_dict(state['model'])
-        self.asked = state, copy
-    return self.asked[1]
+    if not self.is_training: return self.model
+    copy = deepcopy(self.model)
+    copy.load_state_dict(self.trainer.state['model'])
+    return copy
 
 # %% ../nbs/library/classifier.ipynb #5a902910
 @patch
@@ -268,7 +240,6 @@ def predict_batch(self: MNISTClassifier,
     "The digit in each of several images."
     return self.predict_proba(images).argmax(1)
 
-# %% ../nbs/library/classifier.ipynb #c7108567
 @patch
 def predict(self: MNISTClassifier,
     image: Images,  # one image, in any form that `image_batch` takes
@@ -288,35 +259,23 @@ def splits(self: MNISTClassifier) -> dict[str, LabeledImages]:  # dict of `Label
         self.parts = {'train': train, 'valid': valid, 'test': test}
     return self.parts
 
-# %% ../nbs/library/classifier.ipynb #362a398c
-SCHEDULERS = sorted(name for name, kind in vars(lr_scheduler).items() if isinstance(kind, type)
-                    and issubclass(kind, lr_scheduler.LRScheduler) and not name.endswith('LRScheduler'))
-
-# %% ../nbs/library/classifier.ipynb #7d6b2fad
-def _fill_in(name, options, epochs, steps_per_epoch, learning_rate):
-    "Options that were left open and follow from the run: the length of a schedule, and its peak."
-    open_ones = {'CosineAnnealingLR': {'T_max': epochs}, 'PolynomialLR': {'total_iters': epochs},
-                 'OneCycleLR': {'max_lr': learning_rate, 'total_steps': epochs * steps_per_epoch}}.get(name, {})
-    if {'epochs', 'steps_per_epoch'} & options.keys(): open_ones.pop('total_steps', None)
-    return {key: value for key, value in open_ones.items() if key not in options}
-
 # %% ../nbs/library/classifier.ipynb #3e60927e
-def make_scheduler(
-    name: str,                         # class in torch.optim.lr_scheduler, such as 'StepLR'
-    optimizer: torch.optim.Optimizer,  # whose learning rate it will move
-    epochs: int,                       # length of the run
-    steps_per_epoch: int,              # batches in an epoch
-    /, **options: Any,                 # for the scheduler, such as step_size=5
-) -> Any:                              # the scheduler
-    "A learning-rate scheduler by name; a missing length is filled in."
-    if not isinstance(name, str) or name not in SCHEDULERS:
-        raise ValueError(f'unknown scheduler {name!r}; torch.optim.lr_scheduler has {", ".join(SCHEDULERS)}')
-    full = options | _fill_in(name, options, epochs, steps_per_epoch, optimizer.defaults['lr'])
+_LENGTH = {'CosineAnnealingLR': 'T_max', 'PolynomialLR': 'total_iters'}  # the option that is the length in epochs
+
+def _make_scheduler(name, options, optimizer, epochs, steps_per_epoch):
+    "A scheduler of `torch.optim.lr_scheduler` by name; a missing length is filled in."
+    if not isinstance(name, str) or name not in lr_scheduler.__all__:
+        raise ValueError(f'unknown scheduler {name!r}; torch.optim.lr_scheduler has {", ".join(lr_scheduler.__all__)}')
+    full = dict(options)
+    if name in _LENGTH: full.setdefault(_LENGTH[name], epochs)
+    if name == 'OneCycleLR':
+        full.setdefault('max_lr', optimizer.defaults['lr'])
+        if not {'epochs', 'steps_per_epoch'} & options.keys(): full.setdefault('total_steps', epochs * steps_per_epoch)
     try:
         if 'schedulers' in options:
-            full['schedulers'] = [make_scheduler(part, optimizer, epochs, steps_per_epoch, **its)
+            full['schedulers'] = [_make_scheduler(part, its, optimizer, epochs, steps_per_epoch)
                                   for part, its in options['schedulers']]
-        return getattr(lr_scheduler, name)(optimizer=optimizer, **full)
+        return getattr(lr_scheduler, name)(optimizer, **full)
     except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ValueError(f'scheduler {name} cannot work with the options {options or "(none)"}: {error}; '
                          f'see help(torch.optim.lr_scheduler.{name})') from error
@@ -326,66 +285,52 @@ def make_scheduler(
 def set_scheduler(self: MNISTClassifier,
     name: str | None,  # a class of `torch.optim.lr_scheduler` such as 'StepLR'; None: constant learning rate
     **options: Any,    # its options, such as step_size=5, gamma=0.5
-) -> None:             # nothing; raises at once where the scheduler can't be made
+) -> None:             # nothing; raises at once if the scheduler can't be made
     "Let the learning rate change during training."
     if name is not None:
         trial = torch.optim.Adam([nn.Parameter(torch.zeros(1))], lr=self.learning_rate)
-        make_scheduler(name, trial, self.epochs, 10, **options)
+        _make_scheduler(name, options, trial, self.epochs, 10)
     self.scheduler, self.scheduler_options = name, options
 
 # %% ../nbs/library/classifier.ipynb #f7da6cc7
 @patch
 def clone(self: MNISTClassifier,
-    **changes: Any,      # options of `MNISTClassifier` that shall differ
-) -> MNISTClassifier:    # untrained; its network is made anew, or is a copy of the one given with its initial weights
+    **changes: Any,    # options of `MNISTClassifier` that differ
+) -> MNISTClassifier:  # untrained; its network is made anew, or is a copy of the one given with its initial weights
     "A new classifier with the same options and scheduler."
-    options = {name: getattr(self, name) for name in signature(MNISTClassifier).parameters if name != 'model'}
+    options = {name: getattr(self, name) for name in _OPTIONS if name != 'model'} | changes
     if type(self.model) is not MNISTNet and 'model' not in changes:
         options['model'] = deepcopy(self.model)
         options['model'].load_state_dict(self.start_weights)
-    clone = type(self)(**{**options, **changes})
+    clone = type(self)(**options)
     clone.set_scheduler(self.scheduler, **self.scheduler_options)
     return clone
 
-# %% ../nbs/library/classifier.ipynb #176454bd
-_LEARNING = (  # what must agree to go on with a training
-    'network class_names batch_size dropout1 dropout2 hidden_size learning_rate normalize_mean normalize_std '
-    'num_filters scheduler scheduler_options '
-    'seed train_split transform augment training_images validation_images').split()
-_PREDICTING = (  # what must agree to use weights
-    'network class_names hidden_size num_filters normalize_mean normalize_std').split()
-
-# %% ../nbs/library/classifier.ipynb #b3b05a46
-def in_words(
-    value: Any,  # an option: numbers, texts, functions, nested in dicts, lists, tuples and sets
-) -> Any:        # the same in plain values
-    "Settings as they can be written down and compared: functions by their names, sets and ranges as lists."
-    if isinstance(value, dict): return {key: in_words(item) for key, item in value.items()}
-    if isinstance(value, (set, frozenset, range)): return sorted(map(in_words, value))
-    if isinstance(value, (np.ndarray, np.generic)): return value.tolist()
-    if isinstance(value, (list, tuple)): return type(value)(map(in_words, value))
-    if isinstance(value, partial):
-        arguments = [*map(repr, value.args), *(f'{key}={item!r}' for key, item in value.keywords.items())]
-        return f'{in_words(value.func)}({", ".join(arguments)})'
-    if getattr(value, '__name__', '') == '<lambda>':  # has no name of its own: its code tells one from another
-        return f'<lambda {zlib.crc32(value.__code__.co_code + repr(value.__code__.co_consts).encode()):08x}>'
-    return getattr(value, '__name__', type(value).__name__) if callable(value) else value
-
 # %% ../nbs/library/classifier.ipynb #37193c6e
 @patch(as_prop=True)
-def recipe(self: MNISTClassifier) -> dict[str, Any]:  # dict: option -> value, plain numbers and texts
+def recipe(self: MNISTClassifier) -> dict[str, Any]:  # dict: option -> value, plain numbers, texts and lists
     "All that decides what training learns."
-    objects = 'model', 'transform', 'augment', 'device', 'mixed_precision', 'data'
-    numbers = {name: getattr(self, name) for name in sorted(signature(MNISTClassifier).parameters)
-               if name not in objects}
-    given = {name: getattr(self, name) for name in _FUNCTIONS if getattr(self, name) is not None}
-    return {'network': type(self.model).__name__, 'class_names': list(self.class_names), **numbers,
-            'scheduler': self.scheduler, 'scheduler_options': in_words(self.scheduler_options),
-            **{name: in_words(function) for name, function in given.items()}}
+    options = {name: getattr(self, name) for name in _OPTIONS
+               if name not in ('device', 'mixed_precision', 'model', 'transform', 'augment', 'data')}
+    functions = {name: getattr(self, name) for name in ('transform', 'augment') if getattr(self, name) is not None}
+    recipe = {'network': type(self.model).__name__, 'class_names': self.class_names, **options, **functions,
+              'scheduler': self.scheduler, 'scheduler_options': self.scheduler_options}
+    return json.loads(json.dumps(recipe, default=_in_words))
+
+def _in_words(value):
+    "What JSON doesn't know: arrays, sets and ranges become lists, functions their names."
+    if hasattr(value, 'tolist'): return value.tolist()
+    if isinstance(value, (set, frozenset, range)): return sorted(value)
+    if isinstance(value, partial):
+        arguments = [*map(repr, value.args), *(f'{key}={item!r}' for key, item in value.keywords.items())]
+        return f'{_in_words(value.func)}({", ".join(arguments)})'
+    name = getattr(value, '__name__', type(value).__name__)
+    if name != '<lambda>': return name
+    return f'<lambda {zlib.crc32(value.__code__.co_code + repr(value.__code__.co_consts).encode()):08x}>'
 
 # %% ../nbs/library/classifier.ipynb #f4833220
 class _NearChance(Callback):
-    "Warns, once, if the model knows little more than which class is the most frequent."
+    "Warns, once, if the model is hardly better than always naming the most frequent class."
     def after_epoch(self, trainer: Trainer) -> None:
         history, labels = trainer.history, trainer.valid_dl.data.labels
         if len(history) != max(2, math.ceil(100 / len(trainer.train_dl))): return
@@ -401,25 +346,32 @@ class _NearChance(Callback):
 def new_trainer(self: MNISTClassifier,
     epochs: int | None = None,  # length of the run, for schedules that need it; None: the option `epochs`
 ) -> Trainer:                   # at epoch 0, for the weights that the model has now
-    "The training that the options describe."
-    epochs = epochs or self.epochs
+    "A trainer with the options of this classifier."
     splits, common = self.splits(), dict(device=self.device, mean=self.normalize_mean, std=self.normalize_std)
     train_dl = Batches(splits['train'], self.batch_size, shuffle=True, augment=self.augment, transform=self.transform,
                        **common)
-    schedule = lambda optimizer: make_scheduler(self.scheduler, optimizer, epochs, len(train_dl),
-                                                **self.scheduler_options)
+    schedule = lambda optimizer: _make_scheduler(self.scheduler, self.scheduler_options, optimizer,
+                                                 epochs or self.epochs, len(train_dl))
+    stopping = [EarlyStopping(self.patience, self.min_delta)] if self.patience else []
     return Trainer(self.model, train_dl, Batches(splits['valid'], 1000, **common),
                    partial(torch.optim.Adam, lr=self.learning_rate), schedule if self.scheduler else None,
-                   amp_dtype=autocast_dtype(self.device, self.mixed_precision), seed=self.seed)
+                   [*stopping, _NearChance()], autocast_dtype(self.device, self.mixed_precision), seed=self.seed)
 
 # %% ../nbs/library/classifier.ipynb #f0dd1410
 @patch
 def _run(self: MNISTClassifier):
-    "The recipe of a training, and checksums of its images."
+    "What a run must have in common with one that it continues."
+    recipe = {name: value for name, value in self.recipe.items() if name not in ('epochs', 'patience', 'min_delta')}
     checksum = lambda data: f'{len(data):,} images {zlib.crc32(data.images, zlib.crc32(data.labels)):08x}'
-    splits = self.splits()
-    return {**self.recipe, 'training_images': checksum(splits['train']),
-            'validation_images': checksum(splits['valid'])}
+    return {'transform': None, 'augment': None, **recipe, 'training_images': checksum(self.splits()['train']),
+            'validation_images': checksum(self.splits()['valid'])}
+
+def _check_same(theirs, ours, source, way_out):
+    "Refuse a recipe that differs from ours, naming the options with both values."
+    other = [name for name in ours if theirs.get(name) != ours[name]]
+    if other:
+        told = (', '.join(f'{name}={recipe.get(name)!r}' for name in other) for recipe in (theirs, ours))
+        raise ValueError('{} has {}, this classifier {}: '.format(source, *told) + way_out)
 
 # %% ../nbs/library/classifier.ipynb #f64f1575
 @patch
@@ -428,82 +380,51 @@ def begin(self: MNISTClassifier,
 ) -> None:
     "Go back to the initial weights and the first random numbers, at epoch 0."
     epochs = epochs or self.epochs
-    before = deepcopy(self.model.state_dict())
-    self.model.load_state_dict(self.start_weights)
-    try:
-        trainer = self.new_trainer(epochs)
-        trainer.check_length(epochs)
-    except BaseException:
-        self.model.load_state_dict(before)
-        raise
-    self.trainer, self.weights_recipe, self.history = trainer, {**self._run(), 'epochs': epochs}, trainer.history
+    trainer = self.new_trainer(epochs)
+    trainer.check_length(epochs)
+    trainer.load_state_dict({**trainer.state, 'model': self.start_weights, 'best_weights': self.start_weights})
+    self.trainer, self.history = trainer, trainer.history
+    self.weights_recipe = {**self.recipe, **self._run(), 'epochs': epochs}
 
-# %% ../nbs/library/classifier.ipynb #64e2e618
-@patch(as_prop=True)
-def unfinished(self: MNISTClassifier) -> bool:  # True: a training has begun and has epochs left to run
-    "Is there something to go on with?"
-    return self._unfinished(self.epochs)
-
-# %% ../nbs/library/classifier.ipynb #be5ac46c
+# %% ../nbs/library/classifier.ipynb #2b044c0c
 @patch
-def _unfinished(self: MNISTClassifier, epochs):
-    "Has a training begun that has not reached so many epochs?"
-    return self.trainer is not None and len(self.history) > 0 and not self.trainer.finished(epochs)
+def _go_on(self: MNISTClassifier, epochs):
+    "Say where training goes on; refuse where it can't."
+    if self.trainer is None: raise ValueError('there is nothing to go on with: train() first, or load_checkpoint(path)')
+    begun, n, length = self.weights_recipe, len(self.history), _LENGTH.get(self.scheduler)
+    _check_same(begun, self._run(), 'the training that was begun', 'set them back, or begin anew with resume=False')
+    self.trainer.check_length(epochs)
+    if length and length not in self.scheduler_options and epochs > begun['epochs']:
+        raise ValueError(f'this {self.scheduler} was made for {begun["epochs"]} epochs and cannot go on to {epochs}: '
+                         'train up to that, or begin anew with resume=False')
+    self.weights_recipe = {**begun, 'epochs': max(epochs, begun['epochs'])}
+    print(f'Nothing left to train after {n} epochs.' if self.trainer.finished(epochs) else
+          f'Going on after epoch {n} of {epochs}.')
 
 # %% ../nbs/library/classifier.ipynb #b657cc78
 @patch
 def train(self: MNISTClassifier,
     epochs: int | None = None,   # to reach in total, 1 or more; None: the option `epochs`
     resume: bool | None = None,  # True: go on with the last training; False: begin anew; None: go on if unfinished
-    # file to write after each epoch, and to go on from if it is there; None: no file
-    checkpoint: str | Path | None = None,
+    checkpoint: str | Path | None = None,  # file to write after each epoch, and to go on from if it is there
 ) -> History:                    # the `History`, one entry an epoch
     "Train for `epochs`; the weights of the best epoch stay in the model."
     epochs = self.epochs if epochs is None else _checked('epochs', epochs)
     if checkpoint is not None:
         files.check_writable(checkpoint, self.model)
-        if resume is not False and Path(checkpoint).exists():
+        if resume is not False and (Path(checkpoint).exists() or (resume and self.trainer is None)):
             self.load_checkpoint(checkpoint)
             resume = True
-        elif resume and self.trainer is None:
-            raise FileNotFoundError(f'{checkpoint} is not there, so there is nothing to go on with: '
-                                    'check its name, or begin anew')
-    patience = [EarlyStopping(self.patience, self.min_delta)] if self.patience else []
-    if self.trainer: self.trainer.callbacks = patience  # how long to go on may be chosen anew
-    if not (self._unfinished(epochs) if resume is None else resume): self.begin(epochs)
-    else: self.say_resume(epochs)
-    save = [checkpoints.Checkpoint(checkpoint, {'recipe': self.weights_recipe})] if checkpoint is not None else []
-    self.trainer.callbacks = [*patience, _NearChance(), *save]
-    self.asked = None, None  # from here on a copy answers
+    if resume is None: resume = self.trainer is not None and 0 < len(self.history) and not self.trainer.finished(epochs)
+    if resume: self._go_on(epochs)
+    else: self.begin(epochs)
+    callbacks = [callback for callback in self.trainer.callbacks if not isinstance(callback, checkpoints.Checkpoint)]
+    if checkpoint is not None: callbacks.append(checkpoints.Checkpoint(checkpoint, {'recipe': self.weights_recipe}))
+    self.trainer.callbacks, self.is_training = callbacks, True
     try: self.trainer.fit(epochs)
-    finally: self.asked, self.history = None, self.trainer.history
+    finally: self.is_training, self.history = False, self.trainer.history
     if self.trainer.interrupted: print('Training again goes on from here; with resume=False it begins anew.')
     return self.history
-
-# %% ../nbs/library/classifier.ipynb #2b044c0c
-@patch
-def say_resume(self: MNISTClassifier, epochs: int) -> None:
-    "Say where training goes on; refuse where it can't."
-    if self.trainer is None: raise ValueError('there is nothing to go on with: train() first, or load_checkpoint(path)')
-    begun, n = self.weights_recipe, len(self.history)
-    self.trainer.check_length(epochs)
-    _check_same(begun, self._run(), _LEARNING, 'the training that was begun',
-                'set them back, or begin anew with resume=False')
-    if epochs > begun['epochs'] and _fill_in(self.scheduler, self.scheduler_options, 1, 1, 1).keys() - {'max_lr'}:
-        raise ValueError(f'this {self.scheduler} was laid out for {begun["epochs"]} epochs and cannot go on to '
-                         f'{epochs}: train up to that, or begin anew with resume=False')
-    self.weights_recipe = {**begun, 'epochs': max(epochs, begun['epochs'])}
-    if self._unfinished(epochs): print(f'Going on after epoch {n} of {epochs}.')
-    elif n:
-        print(f'Nothing left to train: {"done with all" if n >= epochs else "stopped early after"} {n} epochs.')
-
-# %% ../nbs/library/classifier.ipynb #3421a283
-def _check_same(theirs, ours, names, source, way_out):
-    "Refuse a recipe that differs from ours in one of these options, naming both values."
-    other = [name for name in names if theirs and theirs.get(name) != ours.get(name)]
-    if other:
-        told = (', '.join(f'{name}={recipe.get(name)!r}' for name in other) for recipe in (theirs, ours))
-        raise ValueError('{} has {}, this classifier {}: '.format(source, *told) + way_out)
 
 # %% ../nbs/library/classifier.ipynb #0206ffdd
 @patch
@@ -511,22 +432,18 @@ def predictions(self: MNISTClassifier,
     data: LabeledImages | str | None = None,  # `LabeledImages`, or 'train', 'valid', 'test'; None: the test images
 ) -> evaluation.Predictions:                  # `Predictions`, which scores and figures take
     "What the model says about labeled images."
-    return evaluation.predict(self._answering(), self.labeled(data), mean=self.normalize_mean, std=self.normalize_std)
+    return evaluation.predict(self._answering(), self._labeled(data), mean=self.normalize_mean, std=self.normalize_std)
 
-# %% ../nbs/library/classifier.ipynb #fdaee52e
 @patch
-def labeled(self: MNISTClassifier,
-    data: LabeledImages | str | None = None,  # `LabeledImages`, or 'train', 'valid', 'test'; None: the test images
-) -> LabeledImages:                           # `LabeledImages`
-    "The images that are meant."
-    if isinstance(data, LabeledImages):
-        if data.class_names == self.class_names: return data
-        raise ValueError(f'these images have the classes {data.class_names}, this classifier {self.class_names}: '
-                         'the same names in the same order are needed')
-    if data is not None and (not isinstance(data, str) or data not in ('train', 'valid', 'test')):
-        raise ValueError("data must be 'train', 'valid', 'test' or LabeledImages, "
-                         f"got {str(data)[:60]!r} ({type(data).__name__})")
-    return self.splits()[data or 'test']
+def _labeled(self: MNISTClassifier, data):
+    "The images that `data` stands for."
+    name = 'test' if data is None else data
+    if isinstance(name, str) and name in ('train', 'valid', 'test'): return self.splits()[name]
+    if not isinstance(data, LabeledImages):
+        raise ValueError(f"data must be 'train', 'valid', 'test' or LabeledImages, got {data!r:.60}")
+    if data.class_names == self.class_names: return data
+    raise ValueError(f'these images have the classes {data.class_names}, this classifier {self.class_names}: '
+                     'the same names in the same order are needed')
 
 # %% ../nbs/library/classifier.ipynb #536e339c
 @patch
@@ -553,42 +470,37 @@ def load_model(self: MNISTClassifier,
 ) -> None:
     "Take weights from a file; if they don't fit, say why and change nothing."
     recipe, history = _recipe_and_history(path)
-    _check_same(recipe, self.recipe, _PREDICTING, path, 'give it these options, or use MNISTClassifier.from_file(path)')
+    names = 'network', 'class_names', 'hidden_size', 'num_filters', 'normalize_mean', 'normalize_std'
+    if recipe:
+        _check_same(recipe, {name: self.recipe[name] for name in names}, path, 'make it with these values, or use '
+                    'MNISTClassifier.from_file(path), with data= for own classes and model= for an own network')
     checkpoints.load_weights(self.model, path)
     self.model.eval()
     self.trainer, self.weights_recipe, self.history = None, recipe or None, history
-    self.start_weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+    self.start_weights = deepcopy(self.model.state_dict())
 
 # %% ../nbs/library/classifier.ipynb #9f35ea55
 def _recipe_and_history(path):
     "What a file of weights says about its making; the recipe is empty where it says nothing."
     config = checkpoints.load_config(path, 'weights')
-    recipe = config.get('recipe', {})
-    try: history = History(**config.get('history', {}))
-    except TypeError as error: raise ValueError(f'{path} was not written by save_model: its history is none') from error
-    if not isinstance(recipe, dict) or recipe and not {'network', 'scheduler', 'scheduler_options'} <= recipe.keys():
-        raise ValueError(f'{path} was not written by save_model: its recipe is none')
-    return recipe, history
+    try: return dict(config.get('recipe', {})), History(**config.get('history', {}))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'{path} was not written by save_model: its recipe or history has another form') from error
 
 # %% ../nbs/library/classifier.ipynb #dc15cf6f
 @patch(cls_method=True)
 def from_file(cls: MNISTClassifier,
     path: str | Path,  # file that `save_model` wrote
-    **options: Any,  # options of `MNISTClassifier` that shall differ from those in the file, such as `device` or `data`
+    **options: Any,    # options of `MNISTClassifier` that differ from those in the file, such as `device` or `data`
 ) -> MNISTClassifier:  # an `MNISTClassifier` with the recipe and the weights of the file
     "The classifier that was saved."
     recipe, _ = _recipe_and_history(path)
     if not recipe:
         raise ValueError(f'{path} has weights but no recipe: make the MNISTClassifier, then use its load_model')
-    if recipe['network'] != 'MNISTNet' and 'model' not in options:
-        raise ValueError(f"{path} has weights of a {recipe['network']}: give it as model={recipe['network']}(...)")
-    saved = {name: value for name, value in recipe.items()
-             if name in signature(MNISTClassifier).parameters and name not in _FUNCTIONS}
+    saved = {name: recipe[name] for name in _OPTIONS if name in recipe and name not in ('transform', 'augment')}
     classifier = cls(**{**saved, **options})
-    classifier.scheduler, classifier.scheduler_options = recipe['scheduler'], recipe['scheduler_options']
-    try: classifier.load_model(path)
-    except ValueError as error:
-        raise ValueError(f'{error}; own classes or an own network? Then give data= or model= as in training') from error
+    classifier.scheduler, classifier.scheduler_options = recipe.get('scheduler'), recipe.get('scheduler_options', {})
+    classifier.load_model(path)
     return classifier
 
 # %% ../nbs/library/classifier.ipynb #07c387e2
@@ -597,10 +509,7 @@ def save_checkpoint(self: MNISTClassifier,
     path: str | Path,  # file to write; an older one is replaced at once and whole
 ) -> None:
     "Write all that training needs to go on, as of the last finished epoch."
-    if self.trainer is None and len(self.history):
-        raise ValueError('there is no training to save: these weights came from a file; save_model keeps them, '
-                         'train() begins a training')
-    if self.trainer is None: self.begin()
+    if self.trainer is None: raise ValueError('there is no training to save: train() first, or save_model(path)')
     checkpoints.save_checkpoint(self.trainer, path, {'recipe': self.weights_recipe})
 
 # %% ../nbs/library/classifier.ipynb #528573bc
@@ -610,8 +519,7 @@ def load_checkpoint(self: MNISTClassifier,
 ) -> None:
     "Take over a training from a file; if it is another one, say why and change nothing."
     recipe = checkpoints.load_config(path, 'checkpoint').get('recipe', {})
-    _check_same(recipe, self._run(), _LEARNING, path,
-                'give it these options, or begin anew (resume=False, --no-resume)')
+    _check_same(recipe, self._run(), path, 'give it these options, or begin anew (resume=False, --no-resume)')
     trainer = self.new_trainer()
     checkpoints.load_checkpoint(trainer, path)
     self.trainer, self.weights_recipe, self.history = trainer, recipe, trainer.history
@@ -625,7 +533,6 @@ def plot_training_history(self: MNISTClassifier,
     "Training and validation, epoch by epoch."
     return plot_history(self.history, ax, metric)
 
-# %% ../nbs/library/classifier.ipynb #f092724b
 @patch
 def plot_confusion_matrix(self: MNISTClassifier,
     data: LabeledImages | str | None = None,  # `LabeledImages`, or 'train', 'valid', 'test'; None: the test images
@@ -644,51 +551,19 @@ def show_predictions(self: MNISTClassifier,
     ax: Axes | None = None,                   # Axes to draw on; None: new ones
 ) -> Axes:                                    # the Axes
     "Some images with their true and predicted digit."
-    if not isinstance(num_samples, Integral) or num_samples < 1:
-        raise ValueError(f'num_samples must be a whole number, 1 or more, got {num_samples!r}')
-    data = self.labeled(data)
-    preds = self.predictions(data[np.random.default_rng(seed).permutation(len(data))[:num_samples]])
-    names = data.class_names
+    data, n = self._labeled(data), _checked('num_samples', num_samples)
+    preds, names = self.predictions(data[np.random.default_rng(seed).permutation(len(data))[:n]]), data.class_names
     titles = [f'true {names[label]}, predicted {names[digit]}' for label, digit in zip(preds.labels, preds.predicted)]
     return plot_images(preds.data.images, titles, n_cols=5, ax=ax)
 
-# %% ../nbs/library/classifier.ipynb #677a7774
+# %% ../nbs/library/classifier.ipynb #d78904a5
 PRETRAINED = Path(checkpoints.__file__).parent/'pretrained'  # weights.pt and card.json
 
-# %% ../nbs/library/classifier.ipynb #d78904a5
 @patch(cls_method=True)
 def pretrained(cls: MNISTClassifier,
-    **options: Any,    # options of `MNISTClassifier` that shall differ, such as `device` or `data`
+    **options: Any,    # options of `MNISTClassifier` that differ, such as `device` or `data`
 ) -> MNISTClassifier:  # a trained `MNISTClassifier`; its `.card` tells how it was made and what it scored
     "The classifier that ships with this package, trained on MNIST."
     classifier = cls.from_file(PRETRAINED/'weights.pt', **options)
     classifier.card = json.loads((PRETRAINED/'card.json').read_text())
     return classifier
-
-# %% ../nbs/library/classifier.ipynb #c624a49f
-def accuracy_results(
-    card: dict[str, Any],  # the `.card` of `MNISTClassifier.pretrained()`
-) -> pd.DataFrame:         # images, accuracy, deviation and lowest (percent), loss; NaN deviation for a single seed
-    "Accuracy and loss by split: mean over the seeds, deviation between them."
-    import pandas as pd
-    rows = {}
-    for split, name in {'train': 'Training', 'valid': 'Validation', 'test': 'Test'}.items():
-        scores = pd.DataFrame([seed[split] for seed in card['seeds']])
-        percent = 100 * scores.accuracy
-        rows[name] = {'images': int(scores.images[0]), 'accuracy': percent.mean(), 'deviation': percent.std(),
-                      'lowest': percent.min(), 'loss': scores.loss.mean()}
-    return pd.DataFrame.from_dict(rows, orient='index').astype({'images': int})
-
-# %% ../nbs/library/classifier.ipynb #ebb06969
-def training_cost(
-    card: dict[str, Any],  # the `.card` of `MNISTClassifier.pretrained()`
-) -> pd.DataFrame:         # a row per machine and number of threads: seconds an epoch, minutes in all, peak memory
-    "What the training took, and where."
-    import pandas as pd
-    rows, epochs = [], card['recipe']['epochs']
-    for timing in card['timing']:
-        machine, seconds = timing['hardware'], timing['seconds_per_epoch']
-        rows.append({'hardware': machine.get('gpu') or machine['cpu'], 'threads': machine['threads'],
-                     'epoch (s)': seconds, f'{epochs} epochs (min)': round(seconds * epochs / 60, 1),
-                     'memory (GB)': timing['peak_memory_mb'] / 1000})
-    return pd.DataFrame(rows).set_index('hardware')

@@ -12,51 +12,46 @@ import os
 import re
 import sys
 import warnings
+from ast import literal_eval
 from collections.abc import Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, NoReturn
 
 from . import __version__
 
 # %% auto #0
-__all__ = ['RECIPE', 'EXPECTED', 'Parser', 'build_parser', 'UsageError', 'train_command', 'evaluate_command', 'predict_command',
-           'main']
+__all__ = ['RECIPE', 'build_parser', 'UsageError', 'main']
 
 # %% ../nbs/library/command_line.ipynb #3093446a
 RECIPE = {  # option of `MNISTClassifier` -> type, default, meaning
     'epochs': (int, 10, 'passes over the training images'),
     'batch_size': (int, 64, 'images in one training step'),
     'learning_rate': (float, 0.001, 'step size of the Adam optimizer'),
-    'dropout1': (float, 0.25, 'share of values dropped after the convolutions'),
-    'dropout2': (float, 0.5, 'share of values dropped before the last layer'),
+    'dropout1': (float, 0.25, 'fraction of values dropped after the convolutions'),
+    'dropout2': (float, 0.5, 'fraction of values dropped before the last layer'),
     'hidden_size': (int, 128, 'size of the hidden layer'),
     'num_filters': (int, 32, 'filters of the first convolution; the second has twice as many'),
-    'train_split': (float, 0.8, 'share of the training images to learn from; the rest validate'),
+    'train_split': (float, 0.8, 'fraction of the training images to learn from; the rest validate'),
     'normalize_mean': (float, 0.1307, 'mean gray level, subtracted from every pixel'),
-    'normalize_std': (float, 0.3081, 'deviation of gray levels, every pixel is divided by it'),
+    'normalize_std': (float, 0.3081, 'standard deviation of gray levels, every pixel is divided by it'),
     'patience': (int, None, 'stop after so many epochs without progress in validation accuracy'),
     'min_delta': (float, 0.0, 'smallest gain of accuracy that counts as progress, 0-1'),
     'seed': (int, 0, 'start of all random numbers'),
 }
 
 # %% ../nbs/library/command_line.ipynb #f76bde43
-class Parser(argparse.ArgumentParser):
-    "An argument parser whose complaints fit on one line."
-    def error(self,
-        message: str,  # what is wrong with the arguments
-    ) -> NoReturn:     # never returns: the process ends with status 2
-        "Say what is wrong, in one line on stderr."
-        self.exit(2, f'{self.prog}: {message} (see {self.prog} --help)\n')
+class _Parser(argparse.ArgumentParser):
+    "An argument parser whose errors fit on one line."
+    def error(self, message): self.exit(2, f'{self.prog}: {message} (see {self.prog} --help)\n')
 
 # %% ../nbs/library/command_line.ipynb #ba1732e9
-def _add_recipe(parser):
-    "The options of training; those not given stay unset."
+def _add_training(parser):
+    "The options of `train`; those of the recipe that are not given stay unset."
     for name, (kind, default, meaning) in RECIPE.items():
         parser.add_argument('--' + name.replace('_', '-'), type=kind, default=argparse.SUPPRESS,
                             metavar=kind.__name__.upper(),
                             help=f"{meaning} (default: {'off' if default is None else default})")
-    parser.add_argument('--scheduler', nargs='+', metavar=('NAME', 'OPTION=VALUE'), default=None,
+    parser.add_argument('--scheduler', nargs='+', metavar=('NAME', 'OPTION=VALUE'),
                         help='learning rate schedule of torch, such as: StepLR step_size=5 gamma=0.5 '
                              '(default: constant)')
     parser.add_argument('--augment', action='store_true',
@@ -64,30 +59,23 @@ def _add_recipe(parser):
     parser.add_argument('--save', metavar='FILE', help='write the trained model to this file (default: not saved)')
     parser.add_argument('--checkpoint', metavar='FILE',
                         help='write after every epoch, and go on from this file if it exists (default: none)')
-    parser.add_argument('--resume', action=argparse.BooleanOptionalAction, default=None,
+    parser.add_argument('--resume', action=argparse.BooleanOptionalAction,
                         help='insist on going on from --checkpoint, or on beginning anew '
                              '(default: go on if there is something)')
-    parser.add_argument('--mixed-precision', action=argparse.BooleanOptionalAction, default=None,
+    parser.add_argument('--mixed-precision', action=argparse.BooleanOptionalAction,
                         help='compute in half precision (default: on CUDA only)')
 
-def _add_machine(parser):
-    "Options that every command has."
-    parser.add_argument('--device', default='auto', metavar='NAME', help='cpu, cuda, mps or auto (default: auto)')
-    parser.add_argument('--threads', type=int, metavar='INT', help="CPU threads to use (default: torch's choice)")
-    parser.add_argument('--json', action='store_true',
-                        help='one JSON object on stdout, all else on stderr (default: off)')
-
 # %% ../nbs/library/command_line.ipynb #dcd72b47
-def build_parser() -> Parser:  # the parser of `mnist_nb`; `parse_args` gives the command in `.command`
+def build_parser() -> argparse.ArgumentParser:  # the parser of `mnist_nb`; it puts the command into `.command`
     "The three commands, every option with its help and default."
-    parser = Parser(prog='mnist_nb', description='Train, score and use a classifier of handwritten digits.',
-                    epilog='Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C).')
+    parser = _Parser(prog='mnist_nb', description='Train, score and use a classifier of handwritten digits.',
+                     epilog='Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C).')
     parser.add_argument('--version', action='version', version=f'mnist_nb {__version__}')
     commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
     train = commands.add_parser('train', help='train a classifier, then score it on the test images')
     evaluate = commands.add_parser('evaluate', help='score a trained classifier on the test images')
     predict = commands.add_parser('predict', help='read the digit in pictures of handwriting')
-    _add_recipe(train)
+    _add_training(train)
     predict.add_argument('images', nargs='+', metavar='IMAGE',
                          help='picture of one handwritten digit, any size, or a pattern such as *.png')
     for command in evaluate, predict:
@@ -96,16 +84,19 @@ def build_parser() -> Parser:  # the parser of `mnist_nb`; `parse_args` gives th
     for command in train, evaluate:
         command.add_argument('--data', choices=('auto', 'mnist', 'sample'), default='auto',
                              help='MNIST, the embedded sample, or MNIST where it can be had (default: auto)')
-    for command in train, evaluate, predict: _add_machine(command)
+    for command in train, evaluate, predict:
+        command.add_argument('--device', default='auto', metavar='NAME', help='cpu, cuda, mps or auto (default: auto)')
+        command.add_argument('--threads', type=int, metavar='INT', help="CPU threads to use (default: torch's choice)")
+        command.add_argument('--json', action='store_true',
+                             help='one JSON object on stdout, all else on stderr (default: off)')
     return parser
 
-# %% ../nbs/library/command_line.ipynb #9243458e
-class UsageError(ValueError):
-    "What was asked for can't be meant: the command ends with status 2."
-
 # %% ../nbs/library/command_line.ipynb #13b3f0d2
+class UsageError(ValueError):
+    "The options can't work: the command ends with status 2."
+
 def _new_classifier(options):
-    "The untrained classifier that the options describe; whatever it refuses is wrong usage."
+    "The untrained classifier that the options describe; what it refuses is wrong usage."
     from mnist_nb.classifier import MNISTClassifier
     from mnist_nb.data import random_affine
     given = {name: value for name, value in vars(options).items() if name in RECIPE}
@@ -121,7 +112,6 @@ def _new_classifier(options):
 
 def _scheduler(words):
     "`['StepLR', 'step_size=5']` -> `('StepLR', {'step_size': 5})`."
-    from ast import literal_eval
     options = {}
     for word in words[1:]:
         name, equals, value = word.partition('=')
@@ -131,33 +121,30 @@ def _scheduler(words):
     return words[0], options
 
 # %% ../nbs/library/command_line.ipynb #b9f22251
-def train_command(
-    options: argparse.Namespace,  # what the parser gave for `train`
-) -> dict[str, Any]:              # dict: the result, for `--json`
+def _train(options):
     "Train, score on the test images, save."
     from mnist_nb.files import check_writable
-    classifier = _new_classifier(options)
-    if options.resume and options.checkpoint is None: raise UsageError('--resume needs --checkpoint FILE to go on from')
-    if options.save is not None:
-        check_writable(options.save, classifier.model)
-        if options.checkpoint is not None and Path(options.save).resolve() == Path(options.checkpoint).resolve():
-            raise UsageError('--save and --checkpoint name the same file; '
-                             'the model would replace the training to go on with')
+    classifier, save, checkpoint = _new_classifier(options), options.save, options.checkpoint
+    if options.resume and checkpoint is None: raise UsageError('--resume needs --checkpoint FILE to go on from')
+    if save is not None: check_writable(save, classifier.model)
+    if None not in (save, checkpoint) and Path(save).resolve() == Path(checkpoint).resolve():
+        raise UsageError('--save and --checkpoint name the same file: the model would replace the checkpoint')
     splits = classifier.splits()
     sizes = ', '.join(f'{len(part):,} {name}' for name, part in splits.items())
     print(f'Images: {sizes} ({splits["test"].name})')
-    history = classifier.train(resume=options.resume, checkpoint=options.checkpoint)
+    history = classifier.train(resume=options.resume, checkpoint=checkpoint)
     result = {'command': 'train', 'recipe': classifier.recipe, 'data': splits['test'].name, 'history': vars(history),
               'best_epoch': history.best_epoch, 'interrupted': classifier.trainer.interrupted, 'saved': None}
-    if options.save is not None and len(history): classifier.save_model(options.save); result['saved'] = options.save
+    if save is not None and len(history):
+        classifier.save_model(save)
+        result['saved'] = save
     if result['interrupted']:
-        _tell(f'interrupted after {len(history)} of {classifier.epochs} epochs; ' +
-              ('the same command goes on from there' if options.checkpoint else
-               '--checkpoint FILE lets the same command go on'))
+        way_on = 'the same command goes on from there' if checkpoint else 'with --checkpoint FILE it could go on'
+        _tell(f'interrupted after {len(history)} of {classifier.epochs} epochs; {way_on}')
         return result | {'status': 130}
     result |= _score(classifier.predictions())
     print(f'Final Test Accuracy: {result["accuracy"]:.1f}%')
-    _tell(f'next: mnist_nb predict --model {options.save} IMAGE...' if options.save else
+    _tell(f'next: mnist_nb predict --model {save} IMAGE...' if save else
           'the model was not saved; --save FILE keeps it next time')
     return result
 
@@ -182,9 +169,7 @@ def _trained(options, **more):
     return MNISTClassifier.from_file(options.model, device=options.device, **more)
 
 # %% ../nbs/library/command_line.ipynb #1adccdd6
-def evaluate_command(
-    options: argparse.Namespace,  # what the parser gave for `evaluate`
-) -> dict[str, Any]:              # dict: the result, for `--json`
+def _evaluate(options):
     "Score a trained classifier on the test images."
     from mnist_nb.evaluation import class_report
     preds = _trained(options, data=options.data).predictions()
@@ -204,9 +189,7 @@ def _expanded(words):
         yield from [word] if os.path.exists(word) else sorted(glob.glob(word)) or [word]
 
 # %% ../nbs/library/command_line.ipynb #a9f1bd07
-def predict_command(
-    options: argparse.Namespace,  # what the parser gave for `predict`
-) -> dict[str, Any]:              # dict: the result, for `--json`
+def _predict(options):
     "Read the digit in each picture; one that can't be read doesn't stop the others."
     classifier, answers = _trained(options), []
     for path in _expanded(options.images):
@@ -230,24 +213,24 @@ def main(
     "The command `mnist_nb`."
     try: options = build_parser().parse_args(args)
     except SystemExit as stop: return stop.code
-    run = {'train': train_command, 'evaluate': evaluate_command, 'predict': predict_command}[options.command]
     try:
         for stream in sys.stdout, sys.stderr:  # a file's name may have letters that the terminal lacks
-            getattr(stream, 'reconfigure', lambda **how: None)(errors='backslashreplace')
-        with _one_line_warnings(), redirect_stdout(sys.stderr if options.json else sys.stdout):
+            if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr if options.json else sys.stdout):
+            warnings.showwarning = lambda message, *place, **more: _tell(f'note: {_one_line(message)}')
             _set_threads(options.threads)
-            result = run(options)
+            result = {'train': _train, 'evaluate': _evaluate, 'predict': _predict}[options.command](options)
         status = result.pop('status', 0)
         if options.json: print(json.dumps(result))
         sys.stdout.flush()
         return status
     except UsageError as error: return _tell(f'{_one_line(error)} (see mnist_nb {options.command} --help)', 2)
     except KeyboardInterrupt: return _tell('interrupted', 130)
-    except BrokenPipeError: return _finish(1)  # whoever reads us, such as `head`, has seen enough
-    except EXPECTED as error: return _finish(_tell(_one_line(error), 1))
+    except BrokenPipeError: return _finish(1)  # the reader, such as `head`, has seen enough
+    except _EXPECTED as error: return _finish(_tell(_one_line(error), 1))
 
 # %% ../nbs/library/command_line.ipynb #8c9facb8
-EXPECTED = (OSError, ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError, ImportError)
+_EXPECTED = OSError, ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError, ImportError
 
 def _one_line(error):
     "What an exception or a warning says, without line breaks."
@@ -255,7 +238,7 @@ def _one_line(error):
     return re.sub(r'^\[Errno \d+\] ', '', text) or type(error).__name__
 
 def _finish(status):
-    "Give the status back; where stdout takes nothing any more, send the rest nowhere."
+    "Give the status back; if stdout takes nothing more, send the rest nowhere."
     try: sys.stdout.flush()
     except OSError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
     return status
@@ -266,10 +249,3 @@ def _set_threads(threads):
     if not 1 <= threads <= 1024: raise UsageError(f'--threads must be 1 to 1024, got {threads}')
     import torch
     torch.set_num_threads(threads)
-
-@contextmanager
-def _one_line_warnings():
-    "Warnings as one line on stderr, without the place in the source."
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *place, **more: _tell(f'note: {_one_line(message)}')
-        yield

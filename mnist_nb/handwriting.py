@@ -138,7 +138,10 @@ def _to_unit(array):
     if low < 0 or high > 65535 or (is_float and 1 < high < 8):
         raise ValueError(f'expected pixels 0-1, 0-255 or of 10 to 16 bits, got {low:g} to {high:g}; rescale them '
                          '(a normalized image: pixels * STD + MEAN) or clip them (np.clip(pixels, 0, 1))')
-    if high <= 1: return np.float32(array)  # 0-1, or a mask of zeros and ones
+    if high == 1 and array.dtype.kind in 'iu':
+        from mnist_nb.data import ZERO_OR_ONE
+        raise ValueError(ZERO_OR_ONE)
+    if high <= 1: return np.float32(array)  # floats 0-1, a mask of booleans, or black
     white = next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if high <= 2**bits - 1)
     return np.float32(array) / white
 

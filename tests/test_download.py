@@ -439,4 +439,4 @@ def test_a_gray_resnet_gives_the_features_of_the_color_one(tmp_path, monkeypatch
 
 @pytest.mark.parametrize('content', [None, b'', b'<html>please log in</html>', b'PK\x03\x04 half a file'])
 def test_a_missing_or_damaged_resnet_is_named_with_the_way_out(content, tmp_path, monkeypatch):
-    with pytest.raises(ConnectionError, match='resnet18-f37072fd.pth.*pretrained=False'): resnet_from_cache(tmp_path, monkeypatch, content)
+    with pytest.raises(ConnectionError, match='(?s)resnet18-f37072fd.pth.*pretrained=False'): resnet_from_cache(tmp_path, monkeypatch, content)

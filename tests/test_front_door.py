@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 from helpers import numbered, same_weights
+from PIL import Image
 from torch import nn
 
 from mnist_nb.classifier import MNISTClassifier
 from mnist_nb.data import Batches, LabeledImages, load_sample, random_affine
+from mnist_nb.handwriting import prepare_image
 from mnist_nb.model import resnet18
 
 TRAIN, TEST = load_sample('train')[:160], load_sample('test')[:60]
@@ -29,6 +31,15 @@ def test_an_option_cannot_be_changed_on_the_object(name, value):
     before = getattr(classifier, name)
     with pytest.raises(AttributeError, match=rf'{name} stays .* clone\({name}=...\)'): setattr(classifier, name, value)
     assert getattr(classifier, name) is before
+
+
+@pytest.mark.parametrize('name, value, message', [
+    ('hidden_size', 0, '1 or more, got 0'), ('hidden_size', 2.5, r'got 2.5 \(float\)'), ('num_filters', True, r'got True \(bool\)'),
+    ('num_filters', '32', r"got '32' \(str\)"), ('dropout1', 1, 'below 1, got 1'), ('dropout2', -0.1, 'below 1, got -0.1'),
+    ('dropout2', np.zeros(3), 'ndarray'), ('device', np.zeros(3), 'ndarray'), ('device', 0, 'int'),
+    ('mixed_precision', torch.zeros(3), 'Tensor'), ('mixed_precision', 'half', 'str'), ('mixed_precision', torch.int8, 'int8')])
+def test_an_option_that_cannot_work_is_refused_with_its_name(name, value, message):
+    with pytest.raises((TypeError, ValueError), match=f'{name} must be .*{message}'): MNISTClassifier(**{name: value})
 
 
 def test_a_clone_has_the_options_and_the_scheduler_and_starts_untrained():
@@ -109,6 +120,10 @@ def test_whole_numbers_of_zero_and_one_are_refused_everywhere_with_what_to_multi
     classifier = MNISTClassifier(**SMALL)
     for images in mask, mask[0], mask.astype(np.int64), torch.from_numpy(mask):
         with pytest.raises(ValueError, match='multiply a mask by 255'): classifier.predict_batch(images)
+    for picture in mask[0], Image.fromarray(mask[0]):
+        with pytest.raises(ValueError, match='multiply a mask by 255'): prepare_image(picture)
+    for picture in mask[0] > 0, Image.fromarray(mask[0] > 0): np.testing.assert_array_equal(prepare_image(picture), prepare_image(255 * mask[0]))
+    with pytest.raises(ValueError, match='no digit found'): prepare_image(np.zeros((28, 28), int))
     white = replace(TEST, images=255 * mask)
     assert (classifier.predict_batch(white) == classifier.predict_batch(mask.astype(bool))).all()
     assert 100 * (classifier.predict_batch(255 * mask) == TEST.labels).mean() == pytest.approx(classifier.evaluate(white))
@@ -116,7 +131,7 @@ def test_whole_numbers_of_zero_and_one_are_refused_everywhere_with_what_to_multi
 
 @pytest.mark.parametrize('wrap, message', [
     (lambda: nn.Sequential(linear(), nn.Softmax(1)), 'leave out its Softmax'), (lambda: nn.DataParallel(linear()), 'the network inside'),
-    (lambda: torch.compile(linear()), 'the network inside'), (lambda: linear().double(), 'of float32')])
+    (lambda: torch.compile(linear()), 'the network inside'), (lambda: linear().double(), 'cannot take black images')])
 def test_a_network_that_would_be_used_wrongly_is_refused(wrap, message):
     with pytest.raises((TypeError, ValueError), match=message): MNISTClassifier(**{**SMALL, 'model': wrap()})
 
@@ -144,7 +159,7 @@ def test_every_kind_of_whole_number_is_read_alike():
 
 def test_a_bad_image_in_a_list_is_named():
     classifier = MNISTClassifier(**SMALL)
-    with pytest.raises(FileNotFoundError, match=r'image 1 \(no/such.png\)'): classifier.predict_batch([TEST.images[0], 'no/such.png'])
+    with pytest.raises(FileNotFoundError, match=r'image 1: .*no/such.png'): classifier.predict_batch([TEST.images[0], 'no/such.png'])
     with pytest.raises(ValueError, match='image 2: expected images of shape'): classifier.predict_batch([*TEST.images[:2], TEST.images[0, 0]])
 
 

@@ -328,7 +328,7 @@ def test_training_once_more_begins_anew_and_more_epochs_go_on():
     assert classifier.train(epochs=2).loss[:1] == losses and len(classifier.history) == 2
     assert len(classifier.train(resume=True)) == 2, 'there was nothing left to train'
     stopped = MNISTClassifier(**few, epochs=9, patience=1, min_delta=0.9)
-    assert len(stopped.train()) == 2 and not stopped.unfinished
+    assert len(stopped.train()) == len(stopped.train()) == 2, 'stopped early: begins anew'
 
 
 # ------------------------------------------------------------------------------------- a trained network
