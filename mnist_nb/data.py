@@ -266,7 +266,7 @@ class Batches:
         mean: float = MEAN,                  # subtracted by `normalize`, in units of 0-1
         std: float = STD,                    # divided by in `normalize`, in units of 0-1
     ) -> None:
-        if augment and transform: raise ValueError('give augment= or transform=, not both: a transform replaces augment')
+        if augment and transform: raise ValueError('give augment= or transform=, not both: a transform does everything')
         self.data, self.batch_size, self.shuffle, self.device = data, batch_size, shuffle, torch.device(device)
         self.augment, self.transform, self.mean, self.std = augment, transform, mean, std
         self.images = torch.from_numpy(data.images).to(self.device)

@@ -180,6 +180,6 @@ def _imagenet_weights():
     weights = ResNet18_Weights.IMAGENET1K_V1
     try: return weights.get_state_dict(progress=False, check_hash=True, map_location='cpu', weights_only=True)
     except Exception as error:
-        raise ConnectionError(f'no ImageNet weights, neither from {weights.url} nor in {torch.hub.get_dir()} ({error}): '
-                              'connect to a network, delete a damaged file there, or begin untrained with '
-                              'pretrained=False') from error
+        raise ConnectionError(f'no ImageNet weights from {weights.url} or in {torch.hub.get_dir()} ({error}): connect '
+                              'to a network, delete a damaged file there, or start untrained with pretrained=False'
+                              ) from error
