@@ -96,6 +96,9 @@ def _try_out(name, function, black, shape):
 def _check_model(model, n_classes):
     "Refuse a network that doesn't turn images `(batch, 1, 28, 28)` into scores `(batch, n_classes)`."
     name, device = type(model).__name__, next((p.device for p in model.parameters()), 'cpu')
+    if type(model) is MNISTNet:
+        raise ValueError('the network is an MNISTNet: give num_filters, hidden_size, dropout1 and dropout2 in place of '
+                         'model=; weights go in with classifier.model.load_state_dict(model.state_dict())')
     if hasattr(model, '_orig_mod') or isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise TypeError(f'{name} wraps a network: give the network inside, so that its files fit it elsewhere')
     black = torch.zeros(2, 1, 28, 28, dtype=torch.float32, device=device)
