@@ -30,7 +30,7 @@ from .data import (MEAN, STD, ZERO_OR_ONE, Batches, LabeledImages, load_data, no
                            split_train_valid)
 from .handwriting import prepare_image
 from .model import MNISTNet, count_parameters, evaluation_mode
-from .training import (Callback, EarlyStopping, History, Trainer, autocast_dtype, pick_device, plot_history,
+from .training import (ADAM, Callback, EarlyStopping, History, Trainer, autocast_dtype, pick_device, plot_history,
                                random_numbers)
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class MNISTClassifier:
         min_delta: float = 0.0,          # smallest gain of accuracy that counts as better, 0-1
         seed: int = 0,                   # start of all random numbers: split, initial weights, order, dropout
         device: str | torch.device = 'auto',  # 'cuda', 'mps', 'cpu' or 'auto': the first of them that is there
-        mixed_precision: bool | torch.dtype | None = None,  # compute in half precision? None: on CUDA only
+        mixed_precision: bool | torch.dtype | None = None,  # compute in half precision? None: where that is fast
         model: nn.Module | None = None,  # your own network, `(batch, 1, 28, 28)` to `(batch, 10)`; None: `MNISTNet`
         transform: Callable | None = None,  # torchvision transform of a training image, PIL image to tensor
         augment: Callable | None = None,    # changes a batch of training images `(batch, 1, 28, 28)`, 0-1, at random
@@ -230,7 +230,7 @@ def predict_proba(self: MNISTClassifier,
     batch = image_batch(images, self.normalize_mean, self.normalize_std)
     model = self._answering()
     with evaluation_mode(model), torch.no_grad():
-        probs = torch.cat([F.softmax(model(part.to(self.device)).float(), dim=1).cpu() for part in batch.split(1000)])
+        probs = torch.cat([F.softmax(model(part.to(self.device)).float(), dim=1).cpu() for part in batch.split(64)])
     if not probs.isfinite().all():
         raise ValueError('the network gave NaN: its weights contain NaN; train again or load other weights')
     return probs.numpy()
@@ -356,8 +356,8 @@ def new_trainer(self: MNISTClassifier,
     schedule = lambda optimizer: _make_scheduler(self.scheduler, self.scheduler_options, optimizer,
                                                  epochs or self.epochs, len(train_dl))
     stopping = [EarlyStopping(self.patience, self.min_delta)] if self.patience else []
-    return Trainer(self.model, train_dl, Batches(splits['valid'], 1000, **common),
-                   partial(torch.optim.Adam, lr=self.learning_rate), schedule if self.scheduler else None,
+    return Trainer(self.model, train_dl, Batches(splits['valid'], **common),
+                   partial(ADAM, lr=self.learning_rate), schedule if self.scheduler else None,
                    [*stopping, _NearChance()], autocast_dtype(self.device, self.mixed_precision), seed=self.seed)
 
 # %% ../nbs/library/classifier.ipynb #f0dd1410

@@ -63,7 +63,7 @@ def _add_training(parser):
                         help='insist on going on from --checkpoint, or on beginning anew '
                              '(default: go on if there is something)')
     parser.add_argument('--mixed-precision', action=argparse.BooleanOptionalAction,
-                        help='compute in half precision (default: on CUDA only)')
+                        help='compute in half precision (default: where the device is fast at it)')
 
 # %% ../nbs/library/command_line.ipynb #dcd72b47
 def build_parser() -> argparse.ArgumentParser:  # the parser of `mnist_nb`; it puts the command into `.command`

@@ -117,7 +117,7 @@ class Callback:
 
 # %% ../nbs/04_training.ipynb #d735b90e
 PER_BATCH = lr_scheduler.OneCycleLR, lr_scheduler.CyclicLR  # these move the learning rate after every batch
-ADAM = partial(torch.optim.Adam, lr=0.001)
+ADAM = partial(torch.optim.Adam, lr=0.001, fused=True)  # fused: all weights in one call
 
 class Trainer:
     "Trains a model; `state` is everything that a resumed run needs, taken when an epoch ends."
@@ -196,8 +196,7 @@ def train_step(self: Trainer,
     labels: torch.Tensor,  # int64 `(b,)`
 ) -> tuple[torch.Tensor, torch.Tensor]:  # the loss, and how many images were right
     "Learn from one batch."
-    with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype != torch.float32):
-        scores = self.model(images)
+    with self.autocast(): scores = self.model(images)
     loss = F.cross_entropy(scores.float(), labels)  # the loss itself in full precision
     self.optimizer.zero_grad()
     self.scaler.scale(loss).backward()
@@ -210,10 +209,17 @@ def train_step(self: Trainer,
 @patch
 @torch.no_grad()
 def validate(self: Trainer) -> tuple[float, float]:  # mean loss and accuracy
-    "One pass over the validation images, dropout off and in full precision; nothing is learned."
+    "One pass over the validation images, dropout off; nothing is learned."
     self.model.eval()
-    scores, labels = map(torch.cat, zip(*((self.model(images), labels) for images, labels in self.valid_dl)))
-    return F.cross_entropy(scores, labels).item(), (scores.argmax(1) == labels).sum().item() / len(labels)
+    with self.autocast():
+        scores, labels = map(torch.cat, zip(*((self.model(images), labels) for images, labels in self.valid_dl)))
+    return F.cross_entropy(scores.float(), labels).item(), (scores.argmax(1) == labels).sum().item() / len(labels)
+
+# %% ../nbs/04_training.ipynb #1d40bc2d
+@patch
+def autocast(self: Trainer) -> torch.autocast:
+    "Inside, convolutions and linear layers compute in the number format of the run."
+    return torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype != torch.float32)
 
 # %% ../nbs/04_training.ipynb #b6bd84ff
 @patch
@@ -367,7 +373,7 @@ def _cpu_multiplies_bf16():
 # %% ../nbs/04_training.ipynb #09ab513b
 def autocast_dtype(
     device: torch.device,  # torch.device to train on
-    # None: on CUDA only; True: where the hardware has it; False: never; or a torch.dtype
+    # None: where the device is fast at it; False: never; or a torch.dtype that is used in any case
     mixed_precision: bool | torch.dtype | None = None,
 ) -> torch.dtype:          # torch.dtype for `torch.autocast`; float32 means off
     "The number format for the heavy layers."
@@ -375,7 +381,7 @@ def autocast_dtype(
         raise ValueError('mixed_precision must be None, True, False, torch.bfloat16 or torch.float16, '
                          f'got {mixed_precision!r}')
     if isinstance(mixed_precision, torch.dtype): return mixed_precision
-    if device.type == 'cuda' and mixed_precision in (None, True):  # a T4 emulates bfloat16, slowly: that doesn't count
+    if mixed_precision is False: return torch.float32
+    if device.type == 'cuda':  # a T4 emulates bfloat16, slowly: that doesn't count
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    fast = mixed_precision and device.type == 'cpu' and _cpu_multiplies_bf16()
-    return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if device.type == 'cpu' and _cpu_multiplies_bf16() else torch.float32

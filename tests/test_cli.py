@@ -112,10 +112,10 @@ def test_the_same_seed_gives_the_same_model(run, tmp_path):
 def test_augment_changes_the_training(run):
     losses = []
     for options in [], ['--augment']:
-        status, out, _ = run('train', *SMALL, '--epochs', 1, '--json', *options)
+        status, out, _ = run('train', *SMALL, '--epochs', 5, '--json', *options)
         assert status == 0
-        losses.append(json.loads(out[0])['history']['loss'][0])
-    assert losses[0] < losses[1]
+        losses.append(json.loads(out[0])['history']['loss'][-1])
+    assert losses[0] + 0.02 < losses[1], losses
 
 
 def test_evaluate(run, model):

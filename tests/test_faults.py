@@ -381,7 +381,7 @@ def test_arguments_of_a_partial_function_belong_to_the_run(tmp_path):
 
 
 def test_patience_may_be_chosen_anew_when_going_on(tmp_path):
-    assert len(build('early stopping').train(checkpoint=tmp_path / 'run')) < EPOCHS
+    assert len(build('early stopping', min_delta=0.9).train(checkpoint=tmp_path / 'run')) < EPOCHS
     assert len(build('early stopping', patience=None).train(checkpoint=tmp_path / 'run')) == EPOCHS
     assert len(build('early stopping', patience=1, min_delta=0.9, epochs=40).train(checkpoint=tmp_path / 'run')) < 40
 
