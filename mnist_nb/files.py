@@ -6,24 +6,22 @@
 from __future__ import annotations
 
 import errno
+import glob
 import gzip
 import hashlib
+import math
 import os
-import re
 import secrets
 import shutil
-import socket
 import struct
-import tempfile
 import time
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Sequence
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import numpy as np
 
@@ -31,23 +29,23 @@ if TYPE_CHECKING:
     import torch
 
 # %% auto #0
-__all__ = ['MNIST_FILES', 'MNIST_MIRRORS', 'WAYS_OUT', 'read_idx', 'is_intact', 'data_dir', 'find_mnist_file', 'download_mnist',
-           'read_mnist', 'temporary_beside', 'write_atomic', 'check_writable']
+__all__ = ['MNIST_FILES', 'MNIST_MIRRORS', 'WAYS_OUT', 'read_idx', 'write_atomic', 'check_writable', 'is_intact', 'data_dir',
+           'find_mnist_file', 'download_mnist', 'read_mnist']
 
 # %% ../nbs/library/files.ipynb #5303faf9
 def read_idx(
     path: str | Path,  # an IDX file, plain or compressed with gzip
 ) -> np.ndarray:       # its numbers as an array, in the shape that the file names
     "Read one IDX file, the format in which MNIST is published."
-    content = _unzipped(Path(path))
-    if len(content) < 4 or content[:2] != b'\0\0' or content[2] not in _IDX_TYPES:
-        raise ValueError(f'{path} is no IDX file: it begins with {content[:12]!r}, expected two zero bytes, '
-                         f'a type and a number of dimensions')
-    kind, n_dims = np.dtype(_IDX_TYPES[content[2]]), content[3]
+    content = _unzipped(path)
+    zeros, code, n_dims = struct.unpack('>HBB', content[:4].ljust(4, b'?'))
     start = 4 + 4 * n_dims
-    if len(content) < start: raise ValueError(f'{path} is cut off inside its header, after {len(content)} bytes')
+    if zeros or code not in _IDX_TYPES or len(content) < start:
+        raise ValueError(f'{path} is not an IDX file: it begins with {content[:12]!r}, expected two zero bytes, '
+                         f'a type and a number of dimensions, then their sizes')
     shape = struct.unpack(f'>{n_dims}I', content[4:start])
-    promised, found = int(np.prod(shape, dtype=object)) * kind.itemsize, len(content) - start
+    kind = np.dtype(_IDX_TYPES[code])
+    promised, found = math.prod(shape) * kind.itemsize, len(content) - start
     if found != promised:
         raise ValueError(f'{path} promises {promised} bytes for the shape {shape} and holds {found}: '
                          f'it is cut off or altered; download it again')
@@ -58,11 +56,65 @@ _IDX_TYPES = {0x08: 'u1', 0x09: 'i1', 0x0B: '>i2', 0x0C: '>i4', 0x0D: '>f4', 0x0
 
 def _unzipped(path):
     "The bytes of a file, unpacked when they are gzip's."
-    content = path.read_bytes()
+    content = Path(path).read_bytes()
     if content[:2] != b'\x1f\x8b': return content
     try: return gzip.decompress(content)
     except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f'{path} is a damaged gzip file ({error}); download it again') from error
+
+# %% ../nbs/library/files.ipynb #b762e9fc
+def _target(path):
+    "The file to write, links followed; raise where nothing may be replaced."
+    path = Path(path).resolve()
+    if path.exists() and not (path.is_file() and os.access(path, os.W_OK)):
+        raise PermissionError(f'{path} is a folder, a device or write-protected: choose another name')
+    return path
+
+# %% ../nbs/library/files.ipynb #8a29abee
+@contextmanager
+def _temporary_beside(path, data):
+    "A temporary file in the same folder, safely on the disk; gone at the end unless it was renamed."
+    temp = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')
+    try:
+        with open(temp, 'xb') as file:
+            if path.exists(): shutil.copymode(path, temp)
+            file.write(data)
+            file.flush()             # from Python to the system
+            os.fsync(file.fileno())  # from the system to the disk
+        yield temp
+    except OSError as error:
+        meaning = {errno.EACCES: 'you may not write there', errno.ENOENT: 'its folder does not exist, make it first',
+                   errno.ENOSPC: 'the disk is full', errno.EROFS: 'the disk is read-only'}
+        raise OSError(error.errno, f'cannot write {path}: {meaning.get(error.errno, error.strerror)}. Choose another '
+                                   f'place or make room; what was there before is unchanged') from error
+    finally:
+        with suppress(OSError): temp.unlink(missing_ok=True)
+
+# %% ../nbs/library/files.ipynb #3476c763
+def write_atomic(
+    data: bytes | memoryview,  # what the file shall hold
+    path: str | Path,          # file to write or replace
+) -> None:
+    "Write a file so that under its name there is always a whole one, the old or the new."
+    path = _target(path)
+    with _temporary_beside(path, data) as temp: os.replace(temp, path)
+    with suppress(OSError):  # Windows and some network disks cannot do this; the content is safe already
+        folder = os.open(path.parent, os.O_RDONLY)
+        try: os.fsync(folder)
+        finally: os.close(folder)
+
+# %% ../nbs/library/files.ipynb #36236e24
+def check_writable(
+    path: str | Path,                      # file that will be written later
+    model: torch.nn.Module | None = None,  # nn.Module: is there room for a checkpoint of it?
+) -> None:
+    "Raise now, before hours of work, if a file could not be written there."
+    path = _target(path)
+    for old in path.parent.glob(f'.{glob.escape(path.name)}.{"[0-9a-f]" * 8}.tmp'):
+        with suppress(OSError):  # another process may remove it, too
+            if time.time() - old.stat().st_mtime > 60: old.unlink()
+    size = 1 if model is None else sum(4 * value.nbytes + 4096 for value in model.state_dict().values()) + 2**16
+    with _temporary_beside(path, bytes(size)): pass
 
 # %% ../nbs/library/files.ipynb #50c0605c
 MNIST_FILES = {  # file name -> MD5 sums: of the file as published, which torchvision pins, and of its unpacked content
@@ -83,25 +135,20 @@ def is_intact(
     md5: str,          # the MD5 sum that its unpacked content should have, 32 hexadecimal digits
 ) -> bool:             # True when the file is there and its content has this sum
     "Does this file hold what was published, however it is packed?"
-    path = Path(path)
-    if not path.is_file(): return False
-    try: content = _unzipped(path)
+    try: return Path(path).is_file() and _md5(_unzipped(path)) == md5
     except ValueError: return False
-    return hashlib.md5(content, usedforsecurity=False).hexdigest() == md5
+
+def _md5(content): return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 # %% ../nbs/library/files.ipynb #916ad0ee
 def data_dir() -> Path:  # the folder that holds `MNIST/raw/*.gz`, as torchvision lays it out
     "Where the data lies: `MNIST_NB_DATA` if set, else the user's cache folder."
-    if folder := os.environ.get('MNIST_NB_DATA'): return Path(os.path.expanduser(folder))
     from platformdirs import user_cache_dir
-    return Path(user_cache_dir('mnist_nb'))
+    return Path(os.path.expanduser(os.environ.get('MNIST_NB_DATA') or user_cache_dir('mnist_nb')))
 
-# %% ../nbs/library/files.ipynb #b4a70002
 def _raw_folder(folder):
     "Where the four files lie in a folder; None means `data_dir()`."
-    if folder is not None and not isinstance(folder, (str, os.PathLike)):
-        raise TypeError(f'folder must be a path or None, got {type(folder).__name__}')
-    return Path(os.path.expanduser(folder or data_dir())) / 'MNIST' / 'raw'
+    return Path(os.path.expanduser(data_dir() if folder is None else folder)) / 'MNIST' / 'raw'
 
 # %% ../nbs/library/files.ipynb #b4a70004
 def _present(name, raw):
@@ -114,17 +161,15 @@ def _present(name, raw):
 def find_mnist_file(
     name: str,     # one of `MNIST_FILES`
     raw: Path,     # the folder in which it lies
-) -> Path | None:  # the file with MNIST's content, whatever its name; None where it is missing or broken
+) -> Path | None:  # the file with MNIST's content, whatever its name; None where it is missing or damaged
     "Find one of MNIST's files and verify what it holds."
     found = _present(name, raw)
     for path in found:
         if is_intact(path, MNIST_FILES[name][1]): return path
     for path in found:
-        try: n, *size = np.atleast_1d(read_idx(path)).shape
-        except ValueError: continue  # broken
-        kind = 'images' if 'images' in name else 'labels'
-        shape = f'{n:,} of ' + 'x'.join(map(str, size)) if size else f'{n:,}'
-        raise ValueError(f"{path} holds other {kind} than MNIST's ({shape}): it is left as it is; "
+        try: shape = read_idx(path).shape
+        except ValueError: continue  # damaged
+        raise ValueError(f"{path} holds other data than MNIST's, of shape {shape}: it is left as it is; "
                          f'give another folder, or load it with read_idx and LabeledImages')
     return None
 
@@ -135,83 +180,39 @@ def download_mnist(
     mirrors: str | Sequence[str] | None = None,
     timeout: float = 10,               # give up on a silent server after so many seconds
 ) -> Path:                             # the folder with the four files
-    "Download what is missing or broken among the four files of MNIST."
+    "Download what is missing or damaged among the four files of MNIST."
     raw = _raw_folder(folder)
     mirrors = [mirrors] if isinstance(mirrors, str) else MNIST_MIRRORS if mirrors is None else mirrors
     for name in [name for name in MNIST_FILES if find_mnist_file(name, raw) is None]:
-        _download_file(name, raw, mirrors, timeout)
+        try:
+            raw.mkdir(parents=True, exist_ok=True)
+            check_writable(raw / name)
+            write_atomic(_fetch(name, mirrors, timeout), raw / name)
+        except OSError as error:
+            damaged = ''.join(f'{path} is damaged, and ' for path in _present(name, raw)[:1])
+            raise type(error)(f'{damaged}{error}{WAYS_OUT}') from error
     return raw
 
 # %% ../nbs/library/files.ipynb #cb5fc4bb
 WAYS_OUT = ("; connect to a network, or set MNIST_NB_DATA to a folder that holds MNIST/raw/, "
              "or go on without MNIST: data='sample'")
-_DISK_ERRORS = {21, 28, 30, 122}  # a folder is in the way, no space left, read-only file system, quota exceeded
-_ONE_AT_A_TIME = Lock()           # what is set below while a download runs holds for the whole process
 
-def _download_file(name, raw, mirrors, timeout):
-    "Fetch one file into a scratch folder, check it there, then move it to its place in one step."
-    from torchvision.datasets.utils import download_url
-    reasons = {}
-    with _ONE_AT_A_TIME, _scratch_folder(raw, name) as scratch:
-        for mirror in mirrors:
-            try:
-                with _socket_timeout(timeout), redirect_stdout(None):
-                    download_url(mirror.rstrip('/') + '/' + name, scratch, name, MNIST_FILES[name][0])
-                os.replace(Path(scratch, name), raw / name)
-                return
-            except (OSError, RuntimeError, HTTPException, ValueError) as error:
-                if getattr(error, 'errno', None) in _DISK_ERRORS: raise _cannot_store(name, raw, error) from error
-                reasons[urlsplit(mirror).netloc or mirror] = _reason(error)
-    told = [f'{host}: {reason}' for host, reason in reasons.items()]
-    if len(set(reasons.values())) == 1: told = list(reasons.values())[:1]
-    broken = ''.join(f'{path} is damaged, and ' for path in _present(name, raw)[:1])
-    raise ConnectionError(f'{broken}no mirror gave {name}: {", ".join(told) or "there is none to try"}{WAYS_OUT}')
-
-# %% ../nbs/library/files.ipynb #ba48aadb
-@contextmanager
-def _scratch_folder(raw, name):
-    "A temporary folder inside `raw`, so that the last move stays on one disk."
-    try:
-        raw.mkdir(parents=True, exist_ok=True)
-        _clear_scratch(raw)
-        scratch = tempfile.TemporaryDirectory(prefix='download-', dir=raw)
-    except OSError as error: raise _cannot_store(name, raw, error) from error
-    with scratch as path: yield path
-
-def _clear_scratch(raw):
-    "Remove scratch folders that killed processes left behind a day ago or earlier."
-    for old in raw.glob('download-*'):
-        with suppress(OSError):  # another process may be at it, too
-            if time.time() - old.stat().st_mtime > 86_400: shutil.rmtree(old)
-
-# %% ../nbs/library/files.ipynb #2810d9b6
-def _cannot_store(name, raw, error):
-    "The exception for a folder that takes no file."
-    for broken in _present(name, raw):
-        return ValueError(f'{broken} is damaged and cannot be replaced: {error.strerror}{WAYS_OUT}')
-    return type(error)(f'{name} is missing and {raw} cannot take it: {error.strerror}{WAYS_OUT}')
-
-def _reason(error):
-    "Why a download failed, in a few words."
-    if isinstance(error, RuntimeError): return 'what came is not the published file (cut off, or another page)'
-    cause = getattr(error, 'reason', None)
-    if isinstance(cause, OSError): error = cause
-    text = getattr(error, 'strerror', None) or str(error) or type(error).__name__
-    return ' '.join(text.split())[:200]  # one line, whatever a server answered
-
-@contextmanager
-def _socket_timeout(seconds):
-    "Let no connection opened inside wait longer than this for the next byte."
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try: yield
-    finally: socket.setdefaulttimeout(before)
+def _fetch(name, mirrors, timeout):
+    "The bytes of one file as published, from the first mirror that gives them."
+    reasons = []
+    for mirror in mirrors:
+        try:
+            with urlopen(f'{mirror.rstrip("/")}/{name}', timeout=timeout) as response: content = response.read()
+            if _md5(content) == MNIST_FILES[name][0]: return content
+            reasons.append('what came is not the published file')
+        except (OSError, HTTPException, ValueError) as error: reasons.append(str(error).strip('<>'))
+    raise ConnectionError(f'no mirror gave {name}: {", ".join(dict.fromkeys(reasons)) or "there is none to try"}')
 
 # %% ../nbs/library/files.ipynb #f1a0000d
 def read_mnist(
     split: str = 'train',              # 'train' (60,000 images) or 'test' (10,000)
     folder: str | Path | None = None,  # where MNIST lies or is downloaded to; None means `data_dir()`
-    download: bool = True,             # fetch what is missing or broken?
+    download: bool = True,             # fetch what is missing or damaged?
 ) -> tuple[np.ndarray, np.ndarray]:    # its images, uint8 `(n, 28, 28)`, and labels, int64 `(n,)`
     "Images and labels of MNIST, checked byte for byte against the published sums."
     if not isinstance(split, str) or split not in ('train', 'test'):
@@ -222,87 +223,11 @@ def read_mnist(
 
 # %% ../nbs/library/files.ipynb #afd03fa8
 def _read_verified(name, folder, download):
-    "Read one of MNIST's files, verified; fetch it first where that is needed and allowed."
+    "Read one of MNIST's files, verified; download it first where that is needed and allowed."
     raw = _raw_folder(folder)
     path = find_mnist_file(name, raw)
     if path is None and download: path = download_mnist(folder) / name
     if path is not None: return read_idx(path)
-    for broken in _present(name, raw):
-        raise ValueError(f'{broken} is damaged (cut off, or another page); delete it, or load with '
-                         f'download=True{WAYS_OUT}')
+    for damaged in _present(name, raw):
+        raise ValueError(f'{damaged} is damaged; delete it, or load with download=True{WAYS_OUT}')
     raise FileNotFoundError(f'{raw / name} is missing{WAYS_OUT}')
-
-# %% ../nbs/library/files.ipynb #b762e9fc
-def _target(path):
-    "The file to write, links followed; raise where no ordinary file can be."
-    path = Path(path).resolve()
-    if path.is_dir(): raise IsADirectoryError(f'{path} is a folder: name a file in it')
-    if path.exists() and not path.is_file(): raise ValueError(f'{path} is not an ordinary file: choose another name')
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f'cannot write {path}: the folder {path.parent} does not exist, make it first')
-    return path
-
-# %% ../nbs/library/files.ipynb #cde9fbff
-@contextmanager
-def _explained(path):
-    "Name the file and the way out in errors of the system."
-    try: yield
-    except OSError as error:
-        meaning = {errno.EACCES: 'you may not write there', errno.EROFS: 'the disk is read-only',
-                   errno.ENOSPC: 'the disk is full'}.get(error.errno, error.strerror or str(error))
-        raise type(error)(error.errno, f'cannot write {path}: {meaning}. Choose another place or make room; '
-                                       f'what was there before is unchanged') from error
-
-# %% ../nbs/library/files.ipynb #8a29abee
-@contextmanager
-def temporary_beside(
-    path: Path,                # the file that it may become
-    data: bytes | memoryview,  # bytes to write
-) -> Iterator[Path]:           # in a `with` statement: its path
-    "A temporary file in the same folder, safely on the disk; gone at the end unless it was renamed."
-    temp = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')
-    try:
-        with _explained(path):
-            with open(temp, 'xb') as file:
-                if path.exists(): shutil.copymode(path, temp)
-                file.write(data)
-                file.flush()             # from Python to the system
-                os.fsync(file.fileno())  # from the system to the disk
-            yield temp
-    finally:
-        try: temp.unlink(missing_ok=True)
-        except OSError: pass             # a disk that fails in this too has said so above
-
-# %% ../nbs/library/files.ipynb #3476c763
-def write_atomic(
-    data: bytes | memoryview,  # bytes
-    path: str | Path,          # file to write or replace
-) -> None:
-    "Write a file so that under its name there is always a whole one, the old or the new."
-    path = _target(path)
-    with temporary_beside(path, data) as temp: os.replace(temp, path)
-    _sync_folder(path.parent)
-
-# %% ../nbs/library/files.ipynb #b9381cb5
-def _sync_folder(folder):
-    "Wait until the names in a folder are on the disk (Windows has no such call)."
-    if os.name != 'posix': return
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-        try: os.fsync(handle)
-        finally: os.close(handle)
-    except OSError: pass  # some network disks refuse, and folders that may not be read; the content of the file is safe
-
-# %% ../nbs/library/files.ipynb #36236e24
-def check_writable(
-    path: str | Path,                      # file that will be written later
-    model: torch.nn.Module | None = None,  # nn.Module: is there room for a checkpoint of it?
-) -> None:
-    "Raise now, before hours of work, if a file could not be written there."
-    path = _target(path)
-    if path.exists() and not os.access(path, os.W_OK): raise PermissionError(f'{path} is write-protected')
-    for old in path.parent.iterdir() if os.access(path.parent, os.R_OK) else ():
-        ours = re.fullmatch(rf'\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.tmp', old.name) and old.is_file()
-        if ours and time.time() - old.stat().st_mtime > 60: old.unlink(missing_ok=True)
-    size = 1 if model is None else sum(4 * value.nbytes + 4096 for value in model.state_dict().values()) + 2**16
-    with temporary_beside(path, bytes(size)): pass

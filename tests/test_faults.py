@@ -415,7 +415,7 @@ def test_a_file_keeps_its_permissions_and_strangers_keep_theirs(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o600 and stranger.exists()
 
 
-@pytest.mark.parametrize('path, kind', [('missing/run.checkpoint', FileNotFoundError), ('.', IsADirectoryError)])
+@pytest.mark.parametrize('path, kind', [('missing/run.checkpoint', FileNotFoundError), ('.', PermissionError)])
 def test_a_place_that_cannot_be_written_is_said_before_training(path, kind, tmp_path):
     classifier = build('constant')
     with pytest.raises(kind): classifier.train(checkpoint=tmp_path / path)
