@@ -42,7 +42,7 @@ def to_gray(
 # %% ../nbs/08_handwriting.ipynb #180d5026
 def _open_picture(path):
     "Pixels of a picture file."
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
     text = str(path)
     if not os.path.exists(path): path = os.path.expanduser(path)
     if not os.path.exists(path):
@@ -53,8 +53,10 @@ def _open_picture(path):
     try:
         with Image.open(path) as image: return _image_pixels(image)
     except (IsADirectoryError, PermissionError): raise
+    except UnidentifiedImageError:
+        raise ValueError(f'{text!r} is not a picture that Pillow can read; save it as PNG or JPEG') from None
     except Exception as error:  # a damaged file can make a decoder fail in any way
-        raise ValueError(f'Pillow cannot read {text!r} ({error}); save it again as PNG or JPEG') from error
+        raise ValueError(f'{text!r} is damaged or too large ({error}); save it again as PNG or JPEG') from error
 
 _OPEN_BYTES = 'open the content of a file with PIL.Image.open(io.BytesIO(data))'
 

@@ -288,6 +288,6 @@ def test_what_is_no_picture_is_refused(picture, message):
 
 def test_files_that_are_no_pictures_are_refused(tmp_path):
     (tmp_path / 'text.png').write_text('not a picture')
-    with pytest.raises(ValueError, match='Pillow cannot read .*text.png.*save it again'): to_gray(tmp_path / 'text.png')
+    with pytest.raises(ValueError, match='text.png. is not a picture that Pillow can read'): to_gray(tmp_path / 'text.png')
     (tmp_path / 'half.png').write_bytes(png()[:len(png()) // 2])
-    with pytest.raises(ValueError, match='Pillow cannot read .*half.png.*save it again'): to_gray(tmp_path / 'half.png')
+    with pytest.raises(ValueError, match='half.png. is damaged'): to_gray(tmp_path / 'half.png')
