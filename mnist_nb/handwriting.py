@@ -5,7 +5,7 @@
 # %% ../nbs/08_handwriting.ipynb #d15d3c17
 from __future__ import annotations
 
-import errno
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 from warnings import warn
@@ -43,29 +43,20 @@ def to_gray(
 def _open_picture(path):
     "Pixels of a picture file."
     from PIL import Image, UnidentifiedImageError
-    if not (text := str(path)): raise ValueError('expected the path of a picture, got an empty text')
-    path = Path(path)
-    if not _exists(path) and text.startswith('~/'): path = path.expanduser()
-    if not _exists(path):
+    text = str(path)
+    if not os.path.exists(path): path = os.path.expanduser(path)
+    if not os.path.exists(path):
         if len(text) > 255 or text.startswith('data:') or '://' in text:
             raise ValueError(f'expected the path of a picture, got {len(text):,} characters, {text[:40]!r}..., '
                              f'that name no file; {_OPEN_BYTES}, after base64.b64decode or a download')
-        raise FileNotFoundError(f'there is no file {str(path)!r} (seen from {Path.cwd()}); check the path')
-    if path.is_dir(): raise ValueError(f'{str(path)!r} is a folder; give the path of one picture in it')
+        raise FileNotFoundError(f'there is no file {text!r} (seen from {Path.cwd()}); check the path')
     try:
         with Image.open(path) as image: return _image_pixels(image)
-    except PermissionError: raise
+    except (IsADirectoryError, PermissionError): raise
     except UnidentifiedImageError:
-        raise ValueError(f'{str(path)!r} is not a picture that Pillow can read; save it as PNG or JPEG') from None
+        raise ValueError(f'{text!r} is not a picture that Pillow can read; save it as PNG or JPEG') from None
     except Exception as error:  # a damaged file can make a decoder fail in any way
-        raise ValueError(f'{str(path)!r} is damaged or too large ({error}); save it again as PNG or JPEG') from error
-
-def _exists(path):
-    "Is there such a file or folder? No if the name is too long for one."
-    try: return path.exists()
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG: raise
-        return False
+        raise ValueError(f'{text!r} is damaged or too large ({error}); save it again as PNG or JPEG') from error
 
 _OPEN_BYTES = 'open the content of a file with PIL.Image.open(io.BytesIO(data))'
 
@@ -73,18 +64,15 @@ _OPEN_BYTES = 'open the content of a file with PIL.Image.open(io.BytesIO(data))'
 def _as_array(source):
     "Pixels of a PIL image, tensor or array, as they are stored."
     if hasattr(source, 'getbands'): return _image_pixels(source)
-    if isinstance(source, (bytes, bytearray, memoryview)) or hasattr(source, 'read'):
-        raise TypeError(f'expected a path, PIL image, array or tensor, got {type(source).__name__}; {_OPEN_BYTES}')
     if isinstance(source, (list, tuple)) and any(hasattr(item, 'getbands') for item in source):
         raise TypeError(f'expected one picture, got a {type(source).__name__} of pictures; pass them one by one')
-    if hasattr(source, 'detach'):
+    if hasattr(source, 'is_floating_point'):
         source = source.detach().cpu()
         source = (source.float() if source.is_floating_point() else source).numpy()
-    try: array = np.asarray(source)
-    except ValueError as error: raise TypeError(f'{type(source).__name__} is no picture: {error}') from None
-    if array.dtype.kind not in 'buif':
+    array = np.asarray(source)
+    if isinstance(source, (bytearray, memoryview)) or array.dtype.kind not in 'buif':
         raise TypeError(f'expected a path, PIL image, array or tensor of numbers, '
-                        f'got {type(source).__name__} of {array.dtype}')
+                        f'got {type(source).__name__} of {array.dtype}; {_OPEN_BYTES}')
     return array
 
 # %% ../nbs/08_handwriting.ipynb #3ea9d1f4
@@ -105,18 +93,15 @@ def _image_pixels(image):
     if not width * height: raise ValueError(f'the picture is empty: it has {width}x{height} pixels')
     factor = max(width, height) // 1024 if max(width, height) > 2048 else 1
     tops = range(0, height, 64 * factor)
-    strips = [_levels(image.crop((0, top, width, min(top + 64 * factor, height)))).reduce(factor) for top in tops]
-    small = Image.new(strips[0].mode, (strips[0].width, sum(strip.height for strip in strips)))
-    for i, strip in enumerate(strips): small.paste(strip, (0, 64 * i))
+    strips = (_levels(image.crop((0, top, width, min(top + 64 * factor, height)))).reduce(factor) for top in tops)
+    small = Image.fromarray(np.concatenate([np.asarray(strip) for strip in strips]))
     small.info = dict(image.info)
     if isinstance(image, ImageFile.ImageFile): return np.asarray(ImageOps.exif_transpose(small))
-    if small.getexif().get(_ORIENTATION, 1) != 1: warn(_MADE_IN_PILLOW, stacklevel=4)
+    if small.getexif().get(0x0112, 1) != 1:  # EXIF's orientation
+        warn('the EXIF tag of this picture says that it must be turned, but the picture was changed in Pillow after '
+             'it had been opened, perhaps turned already: it is read as it stands; '
+             'call PIL.ImageOps.exif_transpose right after Image.open', stacklevel=4)
     return np.asarray(small)
-
-_ORIENTATION = 0x0112  # the number of the EXIF tag
-_MADE_IN_PILLOW = ('the EXIF tag of this picture says that it must be turned, but the picture was changed in Pillow after '
-                   'it had been opened, perhaps turned already: it is read as it stands; '
-                   'call PIL.ImageOps.exif_transpose right after Image.open')
 
 # %% ../nbs/08_handwriting.ipynb #082bb827
 def _to_unit(array):
@@ -191,45 +176,47 @@ def find_ink(
     "Keep the strokes with their soft edges, scaled to white; drop noise and specks."
     from scipy import ndimage
     contrast = np.maximum(contrast, 0)
-    core = contrast > otsu_threshold(contrast)
-    if core.all() or not core.any(): raise ValueError(_NO_DIGIT)
-    pieces, _ = ndimage.label(core, np.ones((3, 3)))
-    sizes, is_strip = np.bincount(pieces.reshape(-1)), _along_a_border(pieces)
+    pieces, _ = ndimage.label(contrast > otsu_threshold(contrast), np.ones((3, 3)))
+    outside = _along_a_border(pieces)
+    pieces[outside] = 0
+    sizes = np.bincount(pieces.reshape(-1))
     sizes[0] = 0  # the background is no piece
-    sizes[is_strip] = 0
-    core, outside = (sizes >= max(1, 0.05 * sizes.max()))[pieces], is_strip[pieces]
+    core = (sizes >= max(1, 0.05 * sizes.max()))[pieces]
     if not core.any(): raise ValueError(_NO_DIGIT)
     level, scatter = np.median(contrast[core]), contrast[~core & ~outside].std()
     n_parts = ndimage.label(core)[1] + ndimage.label(~core)[1]
     if level < max(8, 4 * scatter) or n_parts > 20 + 0.02 * core.sum(): raise ValueError(_NO_DIGIT)
     part = crop_ink(core)
-    if part.mean() > 0.8 and min(part.shape) > 0.65 * max(part.shape): raise ValueError(_FILLED)
+    if part.mean() > 0.8 and min(part.shape) > 0.65 * max(part.shape):
+        raise ValueError('no digit found: what stands out is one filled area, perhaps the paper on a table; '
+                         'crop the picture so that the paper fills it')
     rim = ndimage.binary_dilation(core, np.ones((3, 3)))
     white = np.percentile(contrast[core], 90)
     return np.float32(rim * (255 * contrast / white).clip(0, 255))
 
 # %% ../nbs/08_handwriting.ipynb #971bf795
 def _along_a_border(pieces):
-    "Which pieces fill more than half of a border, as a strip of table beside the paper does: bool `(n pieces + 1,)`."
-    n, borders = pieces.max() + 1, (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1])
-    fills = np.any([np.bincount(border, minlength=n) > len(border) / 2 for border in borders], axis=0)
-    return fills & (np.arange(n) > 0)
+    "Pixels of the pieces that fill more than half of a border, as a strip of table beside the paper does."
+    outside = np.zeros(pieces.shape, bool)
+    for border in (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]):
+        piece = np.bincount(border).argmax()  # the most frequent one; 0 is the background
+        if piece and np.mean(border == piece) > 0.5: outside |= pieces == piece
+    return outside
 
 _NO_DIGIT = ('no digit found: nothing stands out clearly from an even background; '
              'write with a darker or thicker pen, or crop the picture to the digit')
-_FILLED = ('no digit found: what stands out is one filled area, perhaps the paper on a table; '
-           'crop the picture so that the paper fills it')
 
 # %% ../nbs/08_handwriting.ipynb #2f887b82
 def crop_ink(
     ink: np.ndarray,  # anything that is 0 or False outside the ink, `(height, width)`
 ) -> np.ndarray:      # the smallest part that holds all the ink
     "Cut away the empty margin."
-    rows, cols = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
-    height, width = (np.ptp(places) + 1 if len(places) else 0 for places in (rows, cols))
+    rows, cols = np.nonzero(ink)
+    part = ink[rows.min():rows.max() + 1, cols.min():cols.max() + 1]
+    height, width = part.shape
     if max(height, width) < 5:
         raise ValueError(f'the ink covers only {height}x{width} pixels, too few to read; use a larger picture')
-    return ink[rows[0]:rows[-1] + 1, cols[0]:cols[-1] + 1]
+    return part
 
 # %% ../nbs/08_handwriting.ipynb #53f808f3
 def pen_width(
@@ -268,16 +255,12 @@ def center_mass(
     box: np.ndarray,  # a digit, uint8 `(height, width)`, at most 28 pixels each way, not all black
 ) -> np.ndarray:  # uint8 `(28, 28)`, mean ink position within half a pixel of (14, 14), or as near as the border allows
     "Put a digit into 28x28 so that its center of mass is in the middle."
-    if max(box.shape) > 28 or not box.any():
-        raise ValueError(f'expected a digit of at most 28x28 pixels with some ink, got {box.shape}, '
-                         f'brightest {box.max(initial=0)}')
-    image, corner = np.zeros((28, 28), np.uint8), []
-    for axis, side in enumerate(box.shape):
-        weights = box.sum(axis=1 - axis, dtype=float)
-        start = np.ceil(13.5 - np.average(np.arange(side), weights=weights))
-        corner.append(int(start.clip(0, 28 - side)))
-    top, left = corner
-    image[top:top + box.shape[0], left:left + box.shape[1]] = box
+    from scipy import ndimage
+    height, width = box.shape
+    corner = np.ceil(13.5 - np.array(ndimage.center_of_mass(box)))
+    top, left = corner.clip(0, (28 - height, 28 - width)).astype(int)
+    image = np.zeros((28, 28), np.uint8)
+    image[top:top + height, left:left + width] = box
     return image
 
 # %% ../nbs/08_handwriting.ipynb #cec7321d
@@ -285,22 +268,16 @@ def prepare_steps(
     source: Picture,         # path, PIL image, array or tensor of one digit; any size, dark on light or light on dark
 ) -> dict[str, np.ndarray]:  # dict from the name of each step to its picture, in order; the last is uint8 `(28, 28)`
     "Each step from a picture of handwriting to an image as in MNIST."
-    gray = _at_most(to_gray(source), 512)
+    from PIL import Image
+    picture = Image.fromarray(to_gray(source))
+    picture.thumbnail((512, 512), Image.Resampling.BOX, reducing_gap=None)
+    gray = np.asarray(picture)
     contrast = ink_contrast(gray)
     ink = find_ink(contrast)
     cropped = thicken(crop_ink(ink))
     box = fit_box(cropped)
     return {'gray': gray, 'even light': contrast.clip(0, 255), 'ink': ink, 'cropped': cropped, '20x20 box': box,
             'centered': center_mass(box)}
-
-# %% ../nbs/08_handwriting.ipynb #da1bb5d4
-def _at_most(gray, longest):
-    "Reduce a picture whose longer side exceeds `longest` pixels."
-    from PIL import Image
-    scale = longest / max(gray.shape)
-    if scale >= 1: return gray
-    height, width = (max(1, round(side * scale)) for side in gray.shape)
-    return np.asarray(Image.fromarray(gray).resize((width, height), Image.Resampling.BOX))
 
 # %% ../nbs/08_handwriting.ipynb #4902ed3d
 def plot_steps(
@@ -310,8 +287,6 @@ def plot_steps(
     "The steps from a picture to a 28x28 digit, side by side."
     import matplotlib.pyplot as plt
     steps = source if isinstance(source, dict) else prepare_steps(source)
-    if not all(getattr(image, 'ndim', 0) == 2 for image in steps.values()) or not steps:
-        raise ValueError(f'expected a picture, or the dict that prepare_steps gave, got one with {list(steps)}')
     ax = ax or plt.subplots()[1]
     for i, (name, image) in enumerate(steps.items()):
         height, width = np.array(image.shape) / max(image.shape)

@@ -176,7 +176,8 @@ MUTATIONS = [Mutation(*mutation) for mutation in [
     # handwriting
     ('dark ink stays dark', 'handwriting', '-differences if (differences**3).sum() < 0 else differences', 'differences',
      'scores'),
-    ('digits are not centered', 'handwriting', 'np.ceil(13.5 - np.average', 'np.ceil(9.5 - np.average', 'scores'),
+    ('digits are not centered', 'handwriting', 'np.ceil(13.5 - np.array(ndimage', 'np.ceil(9.5 - np.array(ndimage',
+     'scores'),
     ('digits too large for their box', 'handwriting', 'round(side * size / max(ink.shape))',
      'round(side * 24 / max(ink.shape))', 'scores'),
     # explorers and marks
