@@ -74,3 +74,12 @@ def test_a_dropout_layer_that_is_switched_off_stays_off():
     net = MNISTNet(num_filters=2, hidden_size=4).train()
     net.dropout1.eval(), net.dropout2.eval()
     torch.testing.assert_close(net(IMAGES), net.eval()(IMAGES))
+
+
+def test_channels_lie_last_in_memory_while_the_net_trains():
+    net, stored = MNISTNet(num_filters=2, hidden_size=4).train(), {}
+    for name in 'conv1', 'conv2', 'pool':
+        def keep(module, inputs, output, name=name): stored[name] = output.is_contiguous(memory_format=torch.channels_last)
+        getattr(net, name).register_forward_hook(keep)
+    net(IMAGES)
+    assert stored == {'conv1': True, 'conv2': True, 'pool': True}
