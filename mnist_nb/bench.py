@@ -24,7 +24,7 @@ from torch import nn
 from .data import Batches, LabeledImages, load_data, normalize, split_train_valid
 from .evaluation import predict
 from .model import MNISTNet
-from .training import Trainer, autocast_dtype
+from .training import Trainer, autocast_dtype, pick_device
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -176,6 +176,7 @@ def measure(
     source: str = 'auto',  # as for `load_data`: 'mnist', 'sample' or 'auto'
     n_images: int | None = None,  # so many training images only, and a quarter as many to validate; None: all
     seed: int = 0,      # for the initial weights and the order of the images
+    device: str = 'auto',  # where to train, as for `pick_device`; 'fastest' always trains on the CPU
 ) -> dict[str, Any]:    # seconds, images (learned from), accuracy (0-1), memory (GB over the import of torch)
     "Train once and say what it took; call it in a fresh process."
     before = peak_memory()
@@ -190,7 +191,7 @@ def measure(
         train, valid = split_train_valid(train)
         train, valid = train[:n_images], valid[:n_images and n_images // 4]
         start = time.perf_counter()
-        accuracy = SIDES[side](train, valid)
+        accuracy = SIDES[side](train, valid, str(pick_device(device)))
         seconds = time.perf_counter() - start
     return {'side': side, 'seconds': seconds, 'images': len(train), 'accuracy': accuracy, 'seed': seed,
             'memory': peak_memory() - before}
@@ -210,10 +211,11 @@ def bench(
     rounds: int = 3,       # epochs of each side, taken in turn
     seeds: int = 3,        # runs of the fastest recipe
     n_images: int | None = None,  # training images of an epoch; None: all
+    device: str = 'auto',  # as for `measure`
 ) -> list[dict[str, Any]]:        # what `measure` gave, a dict for each run
     "Measure all sides in turn, then the fastest recipe; print a line for each run."
-    jobs = [(side, source, n_images, seed) for seed in range(rounds) for side in SIDES]
-    jobs += [('fastest', source, None, seed) for seed in range(seeds)]
+    jobs = [(side, source, n_images, seed, device) for seed in range(rounds) for side in SIDES]
+    jobs += [('fastest', source, None, seed, device) for seed in range(seeds)]
     runs = []
     for job in jobs:
         start = time.perf_counter()

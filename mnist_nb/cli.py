@@ -67,7 +67,7 @@ def _add_training(parser):
 
 # %% ../nbs/library/command_line.ipynb #dcd72b47
 def build_parser() -> argparse.ArgumentParser:  # the parser of `mnist_nb`; it puts the command into `.command`
-    "The three commands, every option with its help and default."
+    "The four commands, every option with its help and default."
     parser = _Parser(prog='mnist_nb', description='Train, score and use a classifier of handwritten digits.',
                      epilog='Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C).')
     parser.add_argument('--version', action='version', version=f'mnist_nb {__version__}')
@@ -75,16 +75,20 @@ def build_parser() -> argparse.ArgumentParser:  # the parser of `mnist_nb`; it p
     train = commands.add_parser('train', help='train a classifier, then score it on the test images')
     evaluate = commands.add_parser('evaluate', help='score a trained classifier on the test images')
     predict = commands.add_parser('predict', help='read the digit in pictures of handwriting')
+    bench = commands.add_parser('bench', help='compare the speed of training with the textbook loop on this machine')
     _add_training(train)
     predict.add_argument('images', nargs='+', metavar='IMAGE',
                          help='picture of one handwritten digit, any size, or a pattern such as *.png')
     for command in evaluate, predict:
         command.add_argument('--model', metavar='FILE',
                              help='trained model, from train --save (default: the pretrained one)')
-    for command in train, evaluate:
+    bench.add_argument('--quick', action='store_true', help='6,400 images, one round, one seed: less than a minute')
+    bench.add_argument('--rounds', type=int, default=3, metavar='INT', help='epochs of each side (default: 3)')
+    bench.add_argument('--seeds', type=int, default=3, metavar='INT', help='runs of the fastest recipe (default: 3)')
+    for command in train, evaluate, bench:
         command.add_argument('--data', choices=('auto', 'mnist', 'sample'), default='auto',
                              help='MNIST, the embedded sample, or MNIST where it can be had (default: auto)')
-    for command in train, evaluate, predict:
+    for command in train, evaluate, predict, bench:
         command.add_argument('--device', default='auto', metavar='NAME', help='cpu, cuda, mps or auto (default: auto)')
         command.add_argument('--threads', type=int, metavar='INT', help="CPU threads to use (default: torch's choice)")
         command.add_argument('--json', action='store_true',
@@ -206,6 +210,20 @@ def _predict(options):
     return {'command': 'predict', 'model': options.model or 'pretrained', 'images': answers,
             'status': int(any('error' in answer for answer in answers))}
 
+# %% ../nbs/library/command_line.ipynb #e2258536
+def _bench(options):
+    "Compare the speed of training with the textbook loop."
+    from mnist_nb.bench import bench, hardware, summarize
+    if options.rounds < 1 or options.seeds < 1: raise UsageError('--rounds and --seeds must be 1 or more')
+    if options.threads: os.environ['OMP_NUM_THREADS'] = str(options.threads)
+    rounds, seeds, n_images = (1, 1, 6400) if options.quick else (options.rounds, options.seeds, None)
+    runs, facts = bench(options.data, rounds, seeds, n_images, options.device), hardware()
+    table = summarize(runs)
+    print('\n' + '; '.join(f'{name}: {value}' for name, value in facts.items() if value))
+    print(table.round(2).to_string(na_rep='-'))
+    rows = table.astype(object).where(table.notna(), None).reset_index()  # JSON has no NaN
+    return {'command': 'bench', 'hardware': facts, 'summary': rows.to_dict('records'), 'runs': runs}
+
 # %% ../nbs/library/command_line.ipynb #1d13bae2
 def main(
     args: Sequence[str] | None = None,  # the words after `mnist_nb`, a list of str; None: those of this process
@@ -219,7 +237,8 @@ def main(
         with warnings.catch_warnings(), redirect_stdout(sys.stderr if options.json else sys.stdout):
             warnings.showwarning = lambda message, *place, **more: _tell(f'note: {_one_line(message)}')
             _set_threads(options.threads)
-            result = {'train': _train, 'evaluate': _evaluate, 'predict': _predict}[options.command](options)
+            result = {'train': _train, 'evaluate': _evaluate, 'predict': _predict,
+                      'bench': _bench}[options.command](options)
         status = result.pop('status', 0)
         if options.json: print(json.dumps(result))
         sys.stdout.flush()

@@ -288,3 +288,24 @@ def test_a_full_disk_or_a_closed_pipe_behind_stdout_gives_no_traceback(digits):
     done = python(*command, capture_output=False, stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1  # the line for people, and no complaint
+
+
+def test_bench_compares_three_sides_and_the_fastest_recipe(run):
+    status, out, err = run('bench', '--data', 'sample', '--rounds', 1, '--seeds', 2, '--threads', 1, '--json')
+    assert status == 0
+    result = json.loads(out[0])
+    sides = {row['side']: row for row in result['summary']}
+    assert list(sides) == ['textbook loop', 'mnist_nb, float32', 'mnist_nb, default', 'fastest']
+    assert sides['textbook loop']['ratio'] == 1 and [row['runs'] for row in sides.values()] == [1, 1, 1, 2]
+    for run_ in result['runs']:
+        row = sides[run_['side']]
+        assert run_['images'] == (1437 if run_['side'] == 'fastest' else 1150) and run_['seconds'] > 0 and run_['cold'] > run_['seconds']
+        assert row['images/s'] == pytest.approx(run_['images'] / row['seconds'])
+        assert 0 < run_['memory'] < 2
+    assert sides['fastest']['accuracy'] > 50 and result['hardware']['torch'] == torch.__version__
+    assert any('textbook loop' in line for line in err)
+
+
+def test_bench_refuses_no_rounds(run):
+    status, out, err = run('bench', '--rounds', 0)
+    assert status == 2 and '--rounds' in err[0]
