@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -89,10 +89,11 @@ def layer_table(
         if rows and 'ReLU' in kind: rows[-1]['Type'] += f' + {kind}'
         else: rows.append({'Layer': _title(name), 'Type': _type(name, layer), 'Input Shape': tuple(inputs[0].shape[1:]),
                            'Output Shape': tuple(output.shape[1:]), 'Parameters': count_parameters(layer)})
-    layers = {name: layer for name, layer in model.named_modules() if not list(layer.children())}
-    hooks = [layer.register_forward_hook(partial(note, name)) for name, layer in layers.items()]
-    with evaluation_mode(model), torch.no_grad(): model(torch.zeros(1, *input_shape))
-    for hook in hooks: hook.remove()
+    zeros = next(model.parameters(), torch.empty(0)).new_zeros(1, *input_shape)  # the model's device and number format
+    with ExitStack() as hooks, evaluation_mode(model), torch.no_grad():
+        for name, layer in model.named_modules():
+            if not list(layer.children()): hooks.enter_context(layer.register_forward_hook(partial(note, name)))
+        model(zeros)
     return pd.DataFrame(rows)
 
 # %% ../nbs/02_model.ipynb #e1dcce47
