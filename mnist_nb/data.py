@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['ZERO_OR_ONE', 'MEAN', 'STD', 'plot_images', 'LabeledImages', 'load_mnist', 'load_sample', 'load_data',
-           'plot_class_counts', 'plot_mean_images', 'split_train_valid', 'normalize', 'Batches', 'affine',
-           'random_affine']
+           'split_train_valid', 'normalize', 'Batches', 'affine', 'random_affine']
 
 # %% ../nbs/01_data.ipynb #dea076ce
 def plot_images(
@@ -149,12 +148,11 @@ def _to_mnist_form(
     small,  # counts 0-16, float `(n, 8, 8)`
 ):          # gray levels, uint8 `(n, 28, 28)`
     "Scale 8x8 digits to 20x20 and put their center of mass in the middle of 28x28."
+    from scipy import ndimage
     boxes = F.interpolate(torch.tensor(small / 16)[:, None], size=(20, 20), mode='bicubic')
     images = F.pad((boxes[:, 0].clamp(0, 1) * 255).round(), (4, 4, 4, 4)).to(torch.uint8).numpy()
-    position = np.arange(28)
     for i, image in enumerate(images):
-        down = round(14 - np.average(position, weights=image.sum(1)))
-        right = round(14 - np.average(position, weights=image.sum(0)))
+        down, right = np.round(14 - np.array(ndimage.center_of_mass(image))).astype(int)
         images[i] = np.roll(image, (down, right), axis=(0, 1))
     return images
 
@@ -195,30 +193,6 @@ def load_data(
                   f'going on with the embedded sample of 1,797 digits.')
     return load_sample('train'), load_sample('test')
 
-# %% ../nbs/01_data.ipynb #66a248ea
-def plot_class_counts(
-    data: LabeledImages,     # whose classes to count, LabeledImages
-    ax: Axes | None = None,  # matplotlib Axes to draw on; None makes a figure
-) -> Axes:                   # the Axes
-    "How many images there are of each class."
-    import matplotlib.pyplot as plt
-    if ax is None: ax = plt.subplots(figsize=(6, 2.5))[1]
-    counts = np.bincount(data.labels, minlength=len(data.class_names))
-    ax.bar_label(ax.bar(data.class_names, counts, color='tab:blue'), fmt='{:,.0f}', fontsize=8)
-    ax.set(title=data.name, xlabel='class', ylabel='images')
-    ax.margins(y=0.12)
-    return ax
-
-# %% ../nbs/01_data.ipynb #99cd6379
-def plot_mean_images(
-    data: LabeledImages,     # whose images to average, LabeledImages
-    ax: Axes | None = None,  # matplotlib Axes to draw on; None makes a figure
-) -> Axes:                   # the Axes
-    "The average image of each class."
-    classes = np.unique(data.labels)
-    means = [data.images[data.labels == c].mean(0).round().astype(np.uint8) for c in classes]
-    return plot_images(np.array(means), [data.class_names[c] for c in classes], ax=ax)
-
 # %% ../nbs/01_data.ipynb #f677f6b5
 def split_train_valid(
     data: LabeledImages,                   # images to divide, as LabeledImages
@@ -238,7 +212,7 @@ MEAN, STD = 0.1307, 0.3081  # of the pixels of MNIST's 60,000 training images, i
 
 # %% ../nbs/01_data.ipynb #9fc8eec3
 def normalize(
-    images: np.ndarray | torch.Tensor,  # gray levels: uint8 `(n, 28, 28)`, or float in 0-1 `(n, 1, 28, 28)`
+    images: np.ndarray | torch.Tensor,  # gray levels: uint8 or bool `(n, 28, 28)`, or float in 0-1 `(n, 1, 28, 28)`
     mean: float = MEAN,                 # what to subtract, in units of 0-1
     std: float = STD,                   # what to divide by, in units of 0-1
 ) -> torch.Tensor:                      # float32 tensor `(n, 1, 28, 28)`, mean near 0 and deviation near 1
@@ -247,9 +221,10 @@ def normalize(
 
 # %% ../nbs/01_data.ipynb #8598913d
 def _to_float(images):
-    "Gray levels 0-255 `(n, 28, 28)` as float32 in 0-1 `(n, 1, 28, 28)`; such floats pass as they are."
+    "Gray levels 0-255 or a mask `(n, 28, 28)` as float32 in 0-1 `(n, 1, 28, 28)`; such floats pass as they are."
     images = torch.as_tensor(images)
-    return images.float() if images.is_floating_point() else images[:, None].float().div_(255)
+    if images.is_floating_point(): return images.float()
+    return images[:, None].float().div_(1 if images.dtype == torch.bool else 255)
 
 # %% ../nbs/01_data.ipynb #b04f2ed4
 class Batches:
@@ -272,9 +247,7 @@ class Batches:
         self.images = torch.from_numpy(data.images).to(self.device)
         self.labels = torch.from_numpy(data.labels).to(self.device)
 
-    def __len__(self) -> int:
-        n, size = len(self.data), self.batch_size
-        return -(-n // size) - (n > size > 1 and n % size == 1)  # a last image alone joins the batch before it
+    def __len__(self) -> int: return len(self._parts(torch.arange(len(self.data))))
 
 # %% ../nbs/01_data.ipynb #fcc5115a
 @patch
@@ -282,18 +255,13 @@ def prepare(self: Batches,
     rows: torch.Tensor,  # positions of the wanted images, int64 tensor `(b,)`
 ) -> torch.Tensor:       # float32 tensor `(b, 1, 28, 28)` on the device
     "The images at these positions, ready for the model."
-    if self.transform: return self._transformed(rows)
+    if self.transform:
+        from PIL import Image
+        images = [self.transform(Image.fromarray(image)) for image in self.data.images[rows.cpu().numpy()]]
+        return torch.stack(images).to(self.device)
     images = _to_float(self.images[rows.to(self.device)])
     if self.augment: images = self.augment(images)
     return normalize(images, self.mean, self.std)
-
-# %% ../nbs/01_data.ipynb #40cadc54
-@patch
-def _transformed(self: Batches, rows):
-    "The images at these positions, each through the transform."
-    from PIL import Image
-    images = [self.transform(Image.fromarray(image)) for image in self.data.images[rows.cpu().numpy()]]
-    return torch.stack(images).to(self.device)
 
 # %% ../nbs/01_data.ipynb #1bdf9ed8
 @patch

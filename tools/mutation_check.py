@@ -95,7 +95,7 @@ MUTATIONS = [Mutation(*mutation) for mutation in [
     ('augmentation is ignored', 'data', 'if self.augment: images', 'if False: images', 'learning'),
     ('augmentation of validation images, too', 'classifier', "Batches(splits['valid']",
      "Batches(splits['valid'], augment=self.augment", 'learning'),
-    ('the transform is ignored', 'data', 'if self.transform: return', 'if False: return', 'learning'),
+    ('the transform is ignored', 'data', 'if self.transform:', 'if False:', 'learning'),
     ('augmentation moves nothing', 'data', '(2 * torch.rand(len(images), 4) - 1)', '(0 * torch.rand(len(images), 4))',
      'learning'),
     ('augmentation moves all images alike', 'data', 'torch.rand(len(images), 4)',
