@@ -182,6 +182,7 @@ def plot_confusion_matrix(
     "Confusion matrix, colored by the share of the true class on a fixed logarithmic scale, 0.1 to 100%."
     import matplotlib.pyplot as plt
     from matplotlib.colors import LogNorm
+    from matplotlib.ticker import StrMethodFormatter
     counts, shares = confusion_matrix(preds), confusion_matrix(preds, normalize=True)
     if ax is None: _, ax = plt.subplots(figsize=(6.5, 4))
     names, norm = preds.data.class_names, LogNorm(0.001, 1, clip=True)
@@ -194,7 +195,7 @@ def plot_confusion_matrix(
     ax.set_yticks(range(len(names)), names)
     unit = 'percent of each true class' if normalize else 'number of images'
     ax.set(xlabel='predicted', ylabel='true', title=f'{preds.data.name}: {unit}')
-    ax.figure.colorbar(image, ax=ax, ticks=[0.001, 0.01, 0.1, 1], format='{x:.1%}',
+    ax.figure.colorbar(image, ax=ax, ticks=[0.001, 0.01, 0.1, 1], format=StrMethodFormatter('{x:.1%}'),
                        label='share of the true class (log scale)')
     return ax
 
