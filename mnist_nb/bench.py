@@ -58,7 +58,7 @@ class PILDigits(torch.utils.data.Dataset):
     def __len__(self) -> int: return len(self.data)
 
     def __getitem__(self,
-        i: int,                         # position of the image
+        i: int,                     # position of the image
     ) -> tuple[torch.Tensor, int]:  # normalized image, float `(1, 28, 28)`, and its label
         from PIL import Image
         image, label = self.data[i]
@@ -133,7 +133,7 @@ def train_small(
     train: LabeledImages,  # images to learn from
     seed: int = 0,         # for the initial weights and the order of the images
     epochs: int = 1,       # passes over the images
-    batch_size: int = 128, # images in a step; what is left over at the end of a pass is not used
+    batch_size: int = 128,  # images in a step; what is left over at the end of a pass is not used
 ) -> SmallNet:             # the trained net, on the CPU
     "Train `SmallNet` by the fast recipe: one cycle of AdamW with label smoothing."
     with torch.random.fork_rng(devices=[]):

@@ -366,6 +366,8 @@ def _run(self: MNISTClassifier):
     "What a run must have in common with one that it continues."
     recipe = {name: value for name, value in self.recipe.items() if name not in ('epochs', 'patience', 'min_delta')}
     checksum = lambda data: f'{len(data):,} images {zlib.crc32(data.images, zlib.crc32(data.labels)):08x}'
+    if self.mixed_precision is not None:  # asked for; otherwise a run goes on in the number format that it began with
+        recipe['number_format'] = str(autocast_dtype(self.device, self.mixed_precision))
     return {'transform': None, 'augment': None, **recipe, 'training_images': checksum(self.splits()['train']),
             'validation_images': checksum(self.splits()['valid'])}
 
@@ -387,7 +389,7 @@ def begin(self: MNISTClassifier,
     trainer.check_length(epochs)
     trainer.load_state_dict({**trainer.state, 'model': self.start_weights, 'best_weights': self.start_weights})
     self.trainer, self.history = trainer, trainer.history
-    self.weights_recipe = {**self.recipe, **self._run(), 'epochs': epochs}
+    self.weights_recipe = {**self.recipe, **self._run(), 'number_format': str(trainer.amp_dtype), 'epochs': epochs}
 
 # %% ../nbs/library/classifier.ipynb #2b044c0c
 @patch

@@ -89,7 +89,7 @@ def __getitem__(self: Predictions,
 def predict(
     model: torch.nn.Module,  # a network that gives logits or log-probabilities, `(batch, 10)`
     data: LabeledImages,     # the images to ask about, `LabeledImages`, one or more
-    batch_size: int = 64,  # images a step: changes memory and time, not the answer
+    batch_size: int = 64,    # images a step: changes memory and time, not the answer
     mean: float = MEAN,      # gray level subtracted, 0-1, as in training
     std: float = STD,        # what gray levels are divided by, 0-1, as in training
 ) -> Predictions:            # `Predictions` about `data`

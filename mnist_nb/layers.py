@@ -64,7 +64,8 @@ def train_forward(
     images: torch.Tensor,  # normalized images, float `(batch, 1, 28, 28)`
 ) -> torch.Tensor:         # log-probabilities of the classes, float `(batch, num_classes)`
     "What `MNISTNet` computes while it trains on a CPU, in fewer passes over memory."
-    images = images.reshape(-1, 28, 28, 1).permute(0, 3, 1, 2)  # the same numbers, marked as channels last
+    batch, channels, height, width = images.shape
+    images = images.reshape(batch, height, width, channels).permute(0, 3, 1, 2)  # one channel, marked as the last
     p1, p2 = (dropout.p * dropout.training for dropout in (net.dropout1, net.dropout2))
     features = net.pool(net.conv2(F.relu_(net.conv1(images))))
     hidden = net.fc1(net.flatten(relu_dropout(features, p1)))

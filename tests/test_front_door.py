@@ -198,3 +198,13 @@ def test_another_function_without_a_name_is_another_run(tmp_path):
     with pytest.raises(ValueError, match='augment=.<lambda'): build(lambda images: images * 0.25).train(checkpoint=tmp_path / 'run')
     assert len(build(lambda images: images * 0.5).train(3, checkpoint=tmp_path / 'run')) == 3
     with pytest.raises(ValueError, match='augment'): build(partial(random_affine, degrees=5)).train(checkpoint=tmp_path / 'run')
+
+
+def test_a_run_keeps_its_number_format_and_another_one_that_is_asked_for_is_refused(tmp_path):
+    begun = MNISTClassifier(**SMALL, mixed_precision=torch.bfloat16)
+    begun.train(epochs=1, checkpoint=tmp_path / 'run')
+    with pytest.raises(ValueError, match="number_format='torch.bfloat16', this classifier number_format='torch.float32'"):
+        MNISTClassifier(**SMALL, mixed_precision=False).train(checkpoint=tmp_path / 'run')
+    unasked = MNISTClassifier(**SMALL)
+    unasked.train(checkpoint=tmp_path / 'run')
+    assert unasked.trainer.amp_dtype == torch.bfloat16 and len(unasked.history) == 2

@@ -39,6 +39,16 @@ def test_the_mask_keeps_as_many_as_asked():
         assert abs(np.corrcoef(kept[:-1], kept[1:])[0, 1]) < 5 / len(kept) ** 0.5  # neighbors are independent
 
 
+def test_masks_of_any_form_and_number_format_follow_the_random_state():
+    values = torch.randn(5, 3, 2)
+    assert keep_mask(values.transpose(0, 2), 0.5).shape == (2, 3, 5) and keep_mask(values.bfloat16(), 0.5).dtype == torch.bfloat16
+    assert relu_dropout(values[:0], 0.5).shape == (0, 3, 2)
+    state = torch.get_rng_state()
+    first = keep_mask(values, 0.5)
+    torch.set_rng_state(state)
+    assert torch.equal(keep_mask(values, 0.5), first)
+
+
 def test_a_probability_that_bytes_cannot_express_is_left_to_pytorch():
     values = torch.randn(1000)
     assert torch.equal(seeded(relu_dropout, values, 0.3), seeded(F.dropout, F.relu(values), 0.3))
