@@ -85,6 +85,7 @@ def layer_table(
     import pandas as pd
     rows = []
     def note(name, layer, inputs, output):
+        "Add a row for a layer that has just worked."
         kind = type(layer).__name__
         if rows and 'ReLU' in kind: rows[-1]['Type'] += f' + {kind}'
         else: rows.append({'Layer': _title(name), 'Type': _type(name, layer), 'Input Shape': tuple(inputs[0].shape[1:]),
