@@ -30,6 +30,7 @@ from .data import (MEAN, STD, ZERO_OR_ONE, Batches, LabeledImages, load_data, no
                            split_train_valid)
 from .handwriting import prepare_image
 from .model import MNISTNet, count_parameters, evaluation_mode
+from .processes import DistributedTrainer, from_rank_0, process_rank
 from .training import (ADAM, Callback, EarlyStopping, History, Trainer, autocast_dtype, pick_device, plot_history,
                                random_numbers)
 
@@ -356,9 +357,10 @@ def new_trainer(self: MNISTClassifier,
     schedule = lambda optimizer: _make_scheduler(self.scheduler, self.scheduler_options, optimizer,
                                                  epochs or self.epochs, len(train_dl))
     stopping = [EarlyStopping(self.patience, self.min_delta)] if self.patience else []
-    return Trainer(self.model, train_dl, Batches(splits['valid'], **common),
-                   partial(ADAM, lr=self.learning_rate), schedule if self.scheduler else None,
-                   [*stopping, _NearChance()], autocast_dtype(self.device, self.mixed_precision), seed=self.seed)
+    kind = Trainer if process_rank() is None else DistributedTrainer
+    return kind(self.model, train_dl, Batches(splits['valid'], **common),
+                partial(ADAM, lr=self.learning_rate), schedule if self.scheduler else None,
+                [*stopping, _NearChance()], autocast_dtype(self.device, self.mixed_precision), seed=self.seed)
 
 # %% ../nbs/library/classifier.ipynb #f0dd1410
 @patch
@@ -415,6 +417,7 @@ def train(self: MNISTClassifier,
 ) -> History:                    # the `History`, one entry an epoch
     "Train for `epochs`; the weights of the best epoch stay in the model."
     epochs = self.epochs if epochs is None else _checked('epochs', epochs)
+    if process_rank(): resume, checkpoint = False, None  # rank 0 has the file, and `fit` begins with its state
     if checkpoint is not None:
         files.check_writable(checkpoint, self.model)
         if resume is not False and (Path(checkpoint).exists() or (resume and self.trainer is None)):
@@ -425,6 +428,8 @@ def train(self: MNISTClassifier,
     else: self.begin(epochs)
     callbacks = [callback for callback in self.trainer.callbacks if not isinstance(callback, checkpoints.Checkpoint)]
     if checkpoint is not None: callbacks.append(checkpoints.Checkpoint(checkpoint, {'recipe': self.weights_recipe}))
+    if process_rank() is not None:
+        _check_same(from_rank_0(self._run()), self._run(), 'rank 0', 'start all processes with the same options, data')
     self.trainer.callbacks, self.is_training = callbacks, True
     try: self.trainer.fit(epochs)
     finally: self.is_training, self.history = False, self.trainer.history

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import argparse
 import glob
+import io
 import json
 import os
 import re
 import sys
+import time
 import warnings
 from ast import literal_eval
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from . import __version__
@@ -152,6 +154,15 @@ def _train(options):
           'the model was not saved; --save FILE keeps it next time')
     return result
 
+# %% ../nbs/library/command_line.ipynb #d0000033
+def _train_in_group(options):
+    "`_train`, alone or in one of the processes that `torchrun` started."
+    from mnist_nb.processes import process_group
+    with process_group() as rank:
+        if rank == 0: return _train(options)
+        _new_classifier(options).train()
+    return {}
+
 # %% ../nbs/library/command_line.ipynb #645e2f55
 def _score(preds):
     "Accuracy in percent with its interval, and loss."
@@ -225,10 +236,8 @@ def _bench(options):
     return {'command': 'bench', 'hardware': facts, 'summary': rows.to_dict('records'), 'runs': runs}
 
 # %% ../nbs/library/command_line.ipynb #1d13bae2
-def main(
-    args: Sequence[str] | None = None,  # the words after `mnist_nb`, a list of str; None: those of this process
-) -> int:                               # exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted
-    "The command `mnist_nb`."
+def _command(args):
+    "Run a command line; gives the exit status."
     try: options = build_parser().parse_args(args)
     except SystemExit as stop: return stop.code
     try:
@@ -237,7 +246,7 @@ def main(
         with warnings.catch_warnings(), redirect_stdout(sys.stderr if options.json else sys.stdout):
             warnings.showwarning = lambda message, *place, **more: _tell(f'note: {_one_line(message)}')
             _set_threads(options.threads)
-            result = {'train': _train, 'evaluate': _evaluate, 'predict': _predict,
+            result = {'train': _train_in_group, 'evaluate': _evaluate, 'predict': _predict,
                       'bench': _bench}[options.command](options)
         status = result.pop('status', 0)
         if options.json: print(json.dumps(result))
@@ -268,3 +277,16 @@ def _set_threads(threads):
     if not 1 <= threads <= 1024: raise UsageError(f'--threads must be 1 to 1024, got {threads}')
     import torch
     torch.set_num_threads(threads)
+
+# %% ../nbs/library/command_line.ipynb #d0000031
+def main(
+    args: Sequence[str] | None = None,  # the words after `mnist_nb`, a list of str; None: those of this process
+) -> int:                               # exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted
+    "The command `mnist_nb`."
+    rank = int(os.environ['RANK']) if 'TORCHELASTIC_RUN_ID' in os.environ else 0  # torchrun sets both
+    if not rank: return _command(args)
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as said: status = _command(args)
+    if status:
+        time.sleep(5)
+        print(f'process {rank}: {said.getvalue().strip()}', file=sys.stderr)
+    return status

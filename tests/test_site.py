@@ -120,12 +120,14 @@ def test_quarto_finds_its_settings(site):
 
 
 def test_the_sidebar_lists_the_notebooks_in_the_order_of_the_index(site):
-    "Lessons first; nbdev makes a section of the folder `library`, in alphabetical order."
+    "Lessons first; nbdev makes a section of each folder, in alphabetical order."
     listed = re.findall(r'^\| \[.+?\]\((\S+\.ipynb)\)', '\n'.join(cell.source for cell in source('index.ipynb')), re.M)
-    lessons, library = ([name for name in listed if ('/' in name) is folder] for folder in (False, True))
-    assert listed == lessons + library and {'index.ipynb', *listed} == {*NAMES}
+    lessons, library = ([name for name in listed if name.startswith('library/') is folder] for folder in (False, True))
+    recipes = [name for name in NAMES if name.startswith('recipes/')]
+    assert listed == lessons + library and {'index.ipynb', *listed, *recipes} == {*NAMES}
     sidebar = yaml.safe_load((site[0] / '_proc/sidebar.yml').read_text())
-    assert sidebar['website']['sidebar']['contents'] == ['index.ipynb', *lessons, {'section': 'library', 'contents': library}]
+    folders = [{'section': 'library', 'contents': library}, {'section': 'recipes', 'contents': recipes}]
+    assert sidebar['website']['sidebar']['contents'] == ['index.ipynb', *lessons, *folders]
 
 
 def test_making_the_pages_leaves_the_readme_alone(site):

@@ -72,6 +72,11 @@ MUTATIONS = [Mutation(*mutation) for mutation in [
     ('the seed is ignored in training', 'classifier', ', seed=self.seed)', ')', 'learning'),
     ('the seed is ignored for the first weights', 'classifier', 'with random_numbers(seed):', 'with random_numbers(0):',
      'learning'),
+    # several processes
+    ('unequal parts of a batch count alike', 'processes', 'bucket.buffer().mul_(batches.fraction)',
+     'bucket.buffer().div_(dist.get_world_size())', 'processes'),
+    ('each process computes on all images', 'processes', 'part = rows[rank::n]', 'part = rows', 'processes'),
+    ('processes draw the same dropout', 'processes', 'if rank: set_seed(', 'if False: set_seed(', 'processes'),
     # data
     ('the order is never shuffled', 'data', 'torch.randperm(n) if self.shuffle', 'torch.arange(n) if self.shuffle',
      'learning'),
