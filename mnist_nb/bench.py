@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['SIDES', 'hardware', 'PILDigits', 'textbook_net', 'textbook_epoch', 'our_epoch', 'SmallNet', 'train_small',
-           'peak_memory', 'measure', 'in_fresh_process', 'bench', 'summarize']
+__all__ = ['SIDES', 'hardware', 'PILDigits', 'textbook_net', 'textbook_epoch', 'our_epoch', 'graphed_epoch', 'SmallNet',
+           'train_small', 'peak_memory', 'measure', 'in_fresh_process', 'bench', 'summarize', 'growth']
 
 # %% ../nbs/library/speed.ipynb #28b8f617
 def hardware() -> dict[str, Any]:  # texts and numbers: processor, threads, number format, GPU, versions
@@ -75,7 +76,7 @@ def textbook_net() -> nn.Module:  # the layers of `MNISTNet`, from images `(batc
 def textbook_epoch(
     train: LabeledImages,  # images to learn from
     valid: LabeledImages,  # images to validate on
-    device: torch.device = torch.device('cpu'),  # where to compute
+    device: torch.device | str = 'cpu',  # where to compute
 ) -> float:                # accuracy on the validation images, 0-1
     "One epoch and a validation with the loop that tutorials show."
     model = textbook_net().to(device)
@@ -100,13 +101,50 @@ def textbook_epoch(
 def our_epoch(
     train: LabeledImages,  # images to learn from
     valid: LabeledImages,  # images to validate on
-    device: torch.device = torch.device('cpu'),  # where to compute
+    device: torch.device | str = 'cpu',  # where to compute
     mixed_precision: bool | None = None,  # None: the package's default for this device; False: float32
 ) -> float:                # accuracy on the validation images, 0-1
     "One epoch and a validation with this package."
+    device = torch.device(device)
     trainer = Trainer(MNISTNet().to(device), Batches(train, 64, shuffle=True, device=device),
                       Batches(valid, device=device), amp_dtype=autocast_dtype(device, mixed_precision))
     return trainer.fit(1, verbose=False).val_accuracy[0]
+
+# %% ../nbs/library/speed.ipynb #74606c1c
+def graphed_epoch(
+    train: LabeledImages,  # images to learn from; what is left over after the last whole batch is not used
+    valid: LabeledImages,  # images to validate on
+    device: torch.device | str = 'cuda',  # where to compute; without CUDA the steps are not recorded, only computed
+) -> float:                # accuracy on the validation images, 0-1
+    "One epoch of `MNISTNet` and a validation, its steps recorded as a CUDA graph."
+    device = torch.device(device)
+    gpu, dtype = device.type == 'cuda', autocast_dtype(device)
+    if dtype == torch.float16: dtype = torch.float32  # a GPU without bfloat16: nothing scales losses here
+    net = MNISTNet().to(device).train()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.001, fused=True, capturable=gpu)
+    images, labels = torch.empty(64, 1, 28, 28, device=device), torch.empty(64, dtype=torch.long, device=device)
+    def step():
+        optimizer.zero_grad()
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32): log_probs = net(images)
+        F.nll_loss(log_probs.float(), labels).backward()
+        optimizer.step()
+    replay = step
+    for i, (new_images, new_labels) in enumerate(Batches(train, 64, shuffle=True, device=device)):
+        if len(new_labels) < 64: break
+        images.copy_(new_images)
+        labels.copy_(new_labels)
+        if gpu and i < 3:  # before it is recorded, a step must have run on a stream of its own
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream): step()
+            torch.cuda.current_stream().wait_stream(stream)
+            continue
+        if gpu and i == 3:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph): step()  # records, computes nothing
+            replay = graph.replay
+        replay()
+    return predict(net, valid).accuracy
 
 # %% ../nbs/library/speed.ipynb #0ab92e8a
 class SmallNet(nn.Module):
@@ -131,11 +169,12 @@ class SmallNet(nn.Module):
 def train_small(
     train: LabeledImages,  # images to learn from
     seed: int = 0,         # for the initial weights and the order of the images
-    device: torch.device = torch.device('cpu'),  # where to train; the images are put there once
+    device: torch.device | str = 'cpu',  # where to train; the images are put there once
     epochs: int = 1,       # passes over the images
     batch_size: int = 128,  # images in a step; what is left over at the end of a pass is not used
 ) -> SmallNet:             # the trained net, on `device`
     "Train `SmallNet` by the fast recipe: one cycle of AdamW with label smoothing."
+    device = torch.device(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = SmallNet().to(device, memory_format=torch.channels_last)
@@ -163,6 +202,7 @@ SIDES = {  # what is compared -> function of (train, valid) that gives an accura
     'textbook loop': textbook_epoch,
     'mnist_nb, float32': partial(our_epoch, mixed_precision=False),
     'mnist_nb, default': our_epoch,
+    'mnist_nb, CUDA graphs': graphed_epoch,  # only on a GPU
 }
 
 # %% ../nbs/library/speed.ipynb #2e5aa8be
@@ -199,12 +239,14 @@ def measure(
 
 # %% ../nbs/library/speed.ipynb #15be852e
 def in_fresh_process(
-    *args: Any,        # what `measure` takes
-) -> dict[str, Any]:   # what it gives
-    "Call `measure` in a Python of its own."
-    code = 'import json, sys; from mnist_nb.bench import measure; print(json.dumps(measure(*json.loads(sys.argv[1]))))'
-    done = subprocess.run([sys.executable, '-c', code, json.dumps(args)], stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout)
+    function: str,  # 'measure' or 'growth'
+    *args: Any,     # what it takes
+) -> Any:           # what it gives
+    "Call a function of this module in a Python of its own."
+    code = ('import json, sys; from mnist_nb import bench; function, args = json.loads(sys.argv[1]); '
+            'print(json.dumps(getattr(bench, function)(*args)))')
+    words = [sys.executable, '-c', code, json.dumps([function, args])]
+    return json.loads(subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 # %% ../nbs/library/speed.ipynb #3657c0c1
 def bench(
@@ -215,12 +257,13 @@ def bench(
     device: str = 'auto',  # as for `measure`
 ) -> list[dict[str, Any]]:        # what `measure` gave, a dict for each run
     "Measure all sides in turn, then the fastest recipe; print a line for each run."
-    jobs = [(side, source, n_images, seed, device) for seed in range(rounds) for side in SIDES]
+    sides = [side for side in SIDES if 'CUDA' not in side or pick_device(device).type == 'cuda']
+    jobs = [(side, source, n_images, seed, device) for seed in range(rounds) for side in sides]
     jobs += [('fastest', source, None, seed, device) for seed in range(seeds)]
     runs = []
     for job in jobs:
         start = time.perf_counter()
-        run = in_fresh_process(*job)
+        run = in_fresh_process('measure', *job)
         runs.append(run | {'cold': time.perf_counter() - start})
         print(f"{run['side']:18} {run['seconds']:6.2f} s  {run['accuracy']:.2%}", flush=True)
     return runs
@@ -235,8 +278,31 @@ def summarize(
     sides = pd.DataFrame(runs).groupby('side', sort=False)
     table = sides[['seconds', 'cold', 'memory']].median()
     table.insert(1, 'images/s', sides.images.first() / table.seconds)
-    table.insert(2, 'ratio', table.seconds.iloc[0] / table.seconds)
+    same = sides.images.first() == sides.images.first().iloc[0]  # a ratio compares epochs of the same images
+    table.insert(2, 'ratio', (table.seconds.iloc[0] / table.seconds).where(same))
     table['accuracy'] = 100 * sides.accuracy.mean()
     table['+-'] = 100 * sides.accuracy.sem() * t.ppf(0.975, sides.size() - 1)  # 95% interval of the mean
     table['runs'] = sides.size()
     return table
+
+# %% ../nbs/library/speed.ipynb #d18225b8
+def growth(
+    what: str,         # 'predict', 'images', 'batch_size', 'num_filters' or 'epochs': what grows
+    sizes: list[int],  # from small to large
+    source: str = 'auto',  # as for `load_data`; the images are repeated where there are too few
+) -> list[dict[str, Any]]:  # for each size: seconds, memory (GB over the import of torch)
+    "Time and memory of predicting, or of training one epoch on 1,000 images; call it in a fresh process."
+    from mnist_nb.classifier import MNISTClassifier
+    before = peak_memory()
+    with redirect_stdout(None): train, test = load_data(source)
+    classifier, measured = MNISTClassifier(data=(train, test)), []
+    def first(n): return train[np.arange(n) % len(train)]
+    for size in [sizes[0], *sizes]:  # the first once more: what is done once a process is not part of it
+        if what == 'predict': run = partial(classifier.predict_batch, first(size).images)
+        else:
+            options = {'images': 1000, 'epochs': 1} | {what: size}
+            run = MNISTClassifier(data=(first(options.pop('images')), test[:100]), **options).train
+        start = time.perf_counter()
+        with redirect_stdout(None): run()
+        measured.append({'size': size, 'seconds': time.perf_counter() - start, 'memory': peak_memory() - before})
+    return measured[1:]

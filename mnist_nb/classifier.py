@@ -177,25 +177,39 @@ def image_batch(
     std: float = STD,    # standard deviation of gray levels, divided by, above 0
 ) -> torch.Tensor:       # normalized images, float32 tensor `(n, 1, 28, 28)`
     "Digits in any form as the batch that a network takes."
+    return torch.cat(list(_small_batches(images, mean, std)))
+
+# %% ../nbs/library/classifier.ipynb #90d6d5ff
+def _small_batches(images, mean, std, size=64):
+    "What `image_batch` gives, some `size` images at a time."
     if isinstance(images, (list, tuple)):
-        batches = [torch.empty(0, 1, 28, 28)]
-        for i, image in enumerate(images):
-            try: batches.append(image_batch(image, mean, std))
-            except (ValueError, TypeError, OSError) as error: raise type(error)(f'image {i}: {error}') from error
-        return torch.cat(batches)
+        for start in range(0, max(len(images), 1), size):
+            batches = [torch.empty(0, 1, 28, 28)]
+            for i, image in enumerate(images[start:start + size], start):
+                try: batches.append(image_batch(image, mean, std))
+                except (ValueError, TypeError, OSError) as error: raise type(error)(f'image {i}: {error}') from error
+            yield torch.cat(batches)
+        return
     pixels = _pixels(images)
-    low, high = pixels.aminmax() if pixels.numel() else (0, 0)
+    highest = _highest(pixels, mean, std)
+    for part in pixels.split(size): yield normalize(part.float() / highest, mean, std) if highest else part
+
+# %% ../nbs/library/classifier.ipynb #494e1221
+def _highest(pixels, mean, std):
+    "The value that stands for white: 255 or 1; None if the pixels are normalized already."
+    low, high = (value.item() for value in pixels.aminmax()) if pixels.numel() else (0, 0)
+    if not np.isfinite([low, high]).all(): raise ValueError(f'{(~pixels.isfinite()).sum()} pixels are NaN or infinite')
     black, white = -mean / std, (1 - mean) / std
     highest = 1 if pixels.is_floating_point() else 255
     if highest == 255 and low >= 0 and high == 1: raise ValueError(ZERO_OR_ONE)
-    if 0 <= low and high <= highest: return normalize(pixels.float() / highest, mean, std)
-    if highest == 1 and black - 0.01 <= low and high <= white + 0.01: return pixels
+    if 0 <= low and high <= highest: return highest
+    if highest == 1 and black - 0.01 <= low and high <= white + 0.01: return None
     raise ValueError(f'pixels ({pixels.dtype}) from {low:g} to {high:g} have no meaning here: expected whole numbers '
                      f'0-255, floats 0-1, or floats normalized to {black:.2f}-{white:.2f}')
 
 # %% ../nbs/library/classifier.ipynb #ce05b60d
 def _pixels(images):
-    "Pixels `(n, 1, 28, 28)` of what `image_batch` takes, float32 or int64, their values as they came."
+    "Pixels `(n, 1, 28, 28)` of what `image_batch` takes, with their values: uint8 (a mask, too), int64 or float32."
     if isinstance(images, LabeledImages): images = images.images[:, None]
     if isinstance(images, (str, Path)) or hasattr(images, 'getbands'): images = prepare_image(images)
     if isinstance(images, torch.Tensor):
@@ -203,14 +217,15 @@ def _pixels(images):
     if not isinstance(images, np.ndarray) or images.dtype.kind not in 'buif':
         kind = f'array of {images.dtype}' if hasattr(images, 'dtype') else type(images).__name__
         raise TypeError(f'expected images as array, tensor, path or PIL image, got {kind}')
-    images = torch.from_numpy(images.astype(np.int64 if images.dtype.kind in 'ui' else np.float32))
+    if images.dtype == bool: images = images * np.uint8(255)
+    elif images.dtype != np.uint8: images = images.astype(np.int64 if images.dtype.kind in 'ui' else np.float32)
+    images = torch.from_numpy(np.require(images, requirements='CW'))  # PyTorch takes no reversed and no read-only array
     if images.shape == (3, 28, 28):
         raise ValueError('(3, 28, 28) may be three gray images or one color image: images[:, None] says that there are '
                          'three, and PIL.Image.fromarray or a file takes one in color')
     if images.shape[-2:] != (28, 28) or images.ndim > 4 or (images.ndim == 4 and images.shape[1] != 1):
         raise ValueError('expected images of shape (28, 28), (n, 28, 28) or (n, 1, 28, 28), got '
                          f'{tuple(images.shape)}; prepare_image of mnist_nb.handwriting brings any picture to 28x28')
-    if not images.isfinite().all(): raise ValueError(f'{(~images.isfinite()).sum()} pixels are NaN or infinite')
     return images.reshape(-1, 1, 28, 28)
 
 # %% ../nbs/library/classifier.ipynb #d804d073
@@ -228,10 +243,9 @@ def predict_proba(self: MNISTClassifier,
     images: Images,  # what `image_batch` takes
 ) -> np.ndarray:     # probability of each class, float32 array `(n, 10)`, rows sum to 1
     "How probable each digit is, for one image or several."
-    batch = image_batch(images, self.normalize_mean, self.normalize_std)
-    model = self._answering()
+    batches, model = _small_batches(images, self.normalize_mean, self.normalize_std), self._answering()
     with evaluation_mode(model), torch.no_grad():
-        probs = torch.cat([F.softmax(model(part.to(self.device)).float(), dim=1).cpu() for part in batch.split(64)])
+        probs = torch.cat([F.softmax(model(batch.to(self.device)).float(), dim=1).cpu() for batch in batches])
     if not probs.isfinite().all():
         raise ValueError('the network gave NaN: its weights contain NaN; train again or load other weights')
     return probs.numpy()

@@ -208,3 +208,11 @@ def test_a_run_keeps_its_number_format_and_another_one_that_is_asked_for_is_refu
     unasked = MNISTClassifier(**SMALL)
     unasked.train(checkpoint=tmp_path / 'run')
     assert unasked.trainer.amp_dtype == torch.bfloat16 and len(unasked.history) == 2
+
+
+def test_memory_does_not_grow_with_the_number_of_images_to_predict():
+    "As normalized floats the 24,000 more would take 75 MB, and as much for each step on the way there."
+    from mnist_nb.bench import in_fresh_process
+    few, many = in_fresh_process('growth', 'predict', [4000, 28_000], 'sample')
+    if not many['memory'] > 0: pytest.skip('this system does not tell how much memory a process has held')
+    assert many['memory'] - few['memory'] < 0.15, (few, many)  # GB; the images themselves take 0.02, the rest is chance

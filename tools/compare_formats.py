@@ -31,9 +31,9 @@ def report(runs):
     for part in 'valid', 'test':
         differences = [default[part] - float32[part] for _, float32, default in pairs]
         for (seed, float32, default), difference in zip(pairs, differences):
-            print(f'{part:5} seed {seed}: float32 {float32[part]:.2f} %, default {default[part]:.2f} %, {difference:+.2f}')
+            print(f'{part:5} seed {seed}: {float32[part]:.2f} %, {default[part]:.2f} %, {difference:+.2f}')
         spread = f', standard deviation {stdev(differences):.3f}' if len(differences) > 1 else ''
-        if differences: print(f'{part:5} mean difference {mean(differences):+.3f} points{spread}, {len(differences)} seeds')
+        if pairs: print(f'{part:5} mean difference {mean(differences):+.3f} points{spread}, {len(pairs)} seeds')
 
 
 def main():

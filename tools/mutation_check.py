@@ -108,7 +108,7 @@ MUTATIONS = [Mutation(*mutation) for mutation in [
     ('nothing is normalized', 'data', '.sub(mean).div_(std)', '.sub(0)', 'learning'),
     ('another standard deviation', 'data', 'MEAN, STD = 0.1307, 0.3081', 'MEAN, STD = 0.1307, 0.3801', 'learning'),
     ('predictions are normalized in another way than training', 'classifier',
-     'image_batch(images, self.normalize_mean, self.normalize_std)', 'image_batch(images)', 'learning'),
+     '(images, self.normalize_mean, self.normalize_std), self', '(images, MEAN, STD), self', 'learning'),
     # files
     ('weights are saved in half precision', 'checkpoints', 'value.to(dtype) if dtype and', 'value.to(torch.float16) if',
      'learning'),
