@@ -30,7 +30,8 @@ def same(
     if isinstance(expected, (list, tuple)):
         return isinstance(came, (list, tuple)) and len(came) == len(expected) and all(
             same(c, e, tolerance) for c, e in zip(came, expected))
-    came, expected = (v.detach().cpu().numpy() if isinstance(v, torch.Tensor) else np.asarray(v) for v in (came, expected))
+    came, expected = (v.detach().cpu().numpy() if isinstance(v, torch.Tensor) else np.asarray(v)
+                      for v in (came, expected))
     if came.shape != expected.shape: return False
     numbers = all(v.dtype.kind in 'iuf' for v in (came, expected))
     if not numbers: return came.dtype.kind == expected.dtype.kind and bool((came == expected).all())
