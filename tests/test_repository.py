@@ -13,8 +13,8 @@ from helpers import ROOT, python
 
 NOTEBOOKS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb') if not any(part[0] in '._' for part in p.relative_to(ROOT).parts))
 ORDER = ['files', 'data', 'layers', 'model', 'training', 'processes', 'checkpoints', 'evaluation', 'handwriting', 'analysis', 'interpretation',
-         'marks', 'widgets', 'classifier', 'bench', 'cli']  # each module may import those that stand before it
-MODULES = sorted(p for p in (ROOT / 'mnist_nb').glob('*.py') if not p.name.startswith('_'))
+         'marks', 'widgets', 'classifier', 'bench', 'cli', 'exercises']  # each module may import those that stand before it
+MODULES = sorted(p for p in (ROOT / 'mnist_nb').rglob('*.py') if not p.name.startswith('_'))
 
 
 def test_the_readme_is_rendered():
@@ -34,24 +34,30 @@ def test_the_package_is_what_the_notebooks_export(tmp_path):
     for name in 'settings.ini', 'pyproject.toml': shutil.copy(ROOT / name, tmp_path)  # nbdev 2.4 reads the one, nbdev 3 the other
     done = python('-c', 'from nbdev.doclinks import nbdev_export; nbdev_export()', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for path in (tmp_path / 'mnist_nb').glob('*.py'):
-        assert module_text(path) == module_text(ROOT / 'mnist_nb' / path.name), f'{path.name}: run nbdev_export'
+    for path in (tmp_path / 'mnist_nb').rglob('*.py'):
+        name = path.relative_to(tmp_path)
+        assert module_text(path) == module_text(ROOT / name), f'{name}: run nbdev_export'
 
 
-def modules_of(froms):
-    "The modules of the package that these imports name."
+def place(path):
+    "Where a module stands in the order: its own name, or that of its subpackage."
+    return path.relative_to(ROOT / 'mnist_nb').parts[0].removesuffix('.py')
+
+
+def modules_of(froms, here=''):
+    "The modules of the package that these imports name; `here` is the subpackage that they stand in."
     names = set()
     for node in froms:
-        path = f'mnist_nb.{node.module or ""}'.rstrip('.') if node.level else node.module
+        home = 'mnist_nb.exercises' if here == 'exercises' and node.level == 1 else 'mnist_nb'
+        path = f'{home}.{node.module or ""}'.rstrip('.') if node.level else node.module
         package, _, module = path.partition('.')
         if package != 'mnist_nb': continue
         names |= {module.split('.')[0]} if module else {alias.name for alias in node.names} & {*ORDER}
     return names
 
 
-
 def test_the_order_names_every_module():
-    assert sorted(ORDER) == [path.stem for path in MODULES]
+    assert sorted(ORDER) == sorted({place(path) for path in MODULES})
 
 
 @pytest.mark.parametrize('path', MODULES, ids=lambda p: p.stem)
@@ -59,8 +65,8 @@ def test_imports_run_one_way(path):
     "Each module imports only those before it in the order, and nothing heavy at its top."
     tree = ast.parse(path.read_text())
     froms = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
-    allowed = ORDER[:ORDER.index(path.stem)]
-    assert modules_of(froms) <= set(allowed), f'{path.stem} imports {modules_of(froms) - set(allowed)}'
+    allowed = ORDER[:ORDER.index(place(path)) + (place(path) == 'exercises')]
+    assert modules_of(froms, place(path)) <= set(allowed), f'{path.stem} imports {modules_of(froms, place(path)) - set(allowed)}'
     if path.stem == 'classifier':  # the widgets load only where the classifier shows them
         at_top = modules_of(n for n in tree.body if isinstance(n, ast.ImportFrom))
         assert 'widgets' not in at_top, 'classifier imports widgets outside a function'
@@ -82,12 +88,13 @@ def test_a_name_lives_in_one_module():
 
 def notebook_of(path):
     "The notebook that a module is written from."
-    return ROOT / 'nbs' / re.search(r'File to edit: \.\./nbs/(\S+\.ipynb)', path.read_text())[1]
+    return ROOT / 'nbs' / re.search(r'File to edit: (?:\.\./)+nbs/(\S+\.ipynb)', path.read_text())[1]
 
 
 def functions(tree):
-    "Functions and methods of a module, pairs of name and node; what `@patch` adds has the class of its self."
+    "Functions and methods of a module but for solutions of exercises: name and node; `@patch` has the class of its self."
     for node in tree.body:
+        if any('exercise(' in ast.unparse(decorator) for decorator in getattr(node, 'decorator_list', [])): continue
         if isinstance(node, ast.ClassDef):
             yield from ((f'{node.name}.{part.name}', part) for part in node.body if isinstance(part, ast.FunctionDef))
         if isinstance(node, ast.FunctionDef):
@@ -151,6 +158,15 @@ def test_notebooks_are_clean(path):
         if any('image/png' in o.get('data', {}) for o in cell.outputs):
             assert re.search(r'^#\|\s*(fig-alt|hide)', cell.source, re.M), f'cell {i}: a figure without alternative text'
     assert all('state' in w for w in nb.metadata.get('widgets', {}).values()), 'GitHub would not show it'
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_cells_that_only_check_are_collapsed_and_have_a_title(path):
+    "In JupyterLab and in Colab; the site leaves them out."
+    for cell in nbformat.read(path, as_version=4).cells:
+        if not re.match(r'#\|\s*hide\s*$', cell.source, re.M): continue
+        assert cell.metadata == {'cellView': 'form', 'jupyter': {'source_hidden': True}}, cell.source[:80]
+        assert re.search(r'^#@title \w', cell.source, re.M), cell.source[:80]
 
 
 @pytest.mark.parametrize('name', ['09_explore', 'library/marks', 'library/widgets'])
