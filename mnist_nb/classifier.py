@@ -244,11 +244,13 @@ def predict_proba(self: MNISTClassifier,
 ) -> np.ndarray:     # probability of each class, float32 array `(n, 10)`, rows sum to 1
     "How probable each digit is, for one image or several."
     batches, model = _small_batches(images, self.normalize_mean, self.normalize_std), self._answering()
+    memory = bytearray()
     with evaluation_mode(model), torch.no_grad():
-        probs = torch.cat([F.softmax(model(batch.to(self.device)).float(), dim=1).cpu() for batch in batches])
-    if not probs.isfinite().all():
+        for batch in batches: memory += F.softmax(model(batch.to(self.device)).float(), dim=1).cpu().numpy().tobytes()
+    probs = np.frombuffer(memory, np.float32).reshape(-1, len(self.class_names))
+    if not np.isfinite(probs).all():
         raise ValueError('the network gave NaN: its weights contain NaN; train again or load other weights')
-    return probs.numpy()
+    return probs
 
 # %% ../nbs/library/classifier.ipynb #a0177518
 @patch

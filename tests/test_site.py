@@ -123,10 +123,10 @@ def test_the_sidebar_lists_the_notebooks_in_the_order_of_the_index(site):
     "Lessons first; nbdev makes a section of each folder, in alphabetical order."
     listed = re.findall(r'^\| \[.+?\]\((\S+\.ipynb)\)', '\n'.join(cell.source for cell in source('index.ipynb')), re.M)
     lessons, library = ([name for name in listed if name.startswith('library/') is folder] for folder in (False, True))
-    recipes = [name for name in NAMES if name.startswith('recipes/')]
-    assert listed == lessons + library and {'index.ipynb', *listed, *recipes} == {*NAMES}
+    others = {folder: [name for name in NAMES if name.startswith(folder)] for folder in ('exercises', 'recipes')}
+    assert listed == lessons + library and {'index.ipynb', *listed, *sum(others.values(), [])} == {*NAMES}
     sidebar = yaml.safe_load((site[0] / '_proc/sidebar.yml').read_text())
-    folders = [{'section': 'library', 'contents': library}, {'section': 'recipes', 'contents': recipes}]
+    folders = [{'section': name, 'contents': contents} for name, contents in sorted({**others, 'library': library}.items())]
     assert sidebar['website']['sidebar']['contents'] == ['index.ipynb', *lessons, *folders]
 
 
