@@ -12,7 +12,8 @@ from PIL import Image, ImageOps
 
 from mnist_nb.classifier import MNISTClassifier
 from mnist_nb.data import load_sample
-from mnist_nb.handwriting import prepare_image, to_gray
+from mnist_nb.handwriting import prepare_image
+from mnist_nb.pictures import to_gray
 
 RAMP = np.arange(60, dtype=np.uint8).reshape(6, 10) * 4
 
@@ -141,7 +142,7 @@ import re
 from pathlib import Path
 from PIL import Image
 import scipy.ndimage
-from mnist_nb.handwriting import to_gray, prepare_image
+from mnist_nb.handwriting import prepare_image; from mnist_nb.pictures import to_gray
 peak = lambda: int(re.search('VmHWM: *([0-9]+) kB', Path('/proc/self/status').read_text().replace(chr(9), ' '))[1]) // 1024
 before = peak()
 CALL

@@ -12,7 +12,7 @@ import pytest
 from helpers import ROOT, python
 
 NOTEBOOKS = sorted(p for p in (ROOT / 'nbs').rglob('*.ipynb') if not any(part[0] in '._' for part in p.relative_to(ROOT).parts))
-ORDER = ['files', 'data', 'layers', 'model', 'training', 'processes', 'checkpoints', 'evaluation', 'handwriting', 'analysis', 'interpretation',
+ORDER = ['files', 'data', 'layers', 'model', 'training', 'processes', 'checkpoints', 'evaluation', 'pictures', 'handwriting', 'analysis', 'interpretation',
          'marks', 'widgets', 'classifier', 'bench', 'cli', 'exercises']  # each module may import those that stand before it
 MODULES = sorted(p for p in (ROOT / 'mnist_nb').rglob('*.py') if not p.name.startswith('_'))
 

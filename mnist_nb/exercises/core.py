@@ -133,7 +133,7 @@ def judge(
         expected = self.observed(reference, args)
         if same(came, expected, self.tolerance): continue
         lines = [f'Not yet{given}.', f'  came:     {shown(came)}', f'  expected: {shown(expected)}']
-        mistake = self.recognize(came, args)
+        mistake = self.recognize(answer, args)
         if mistake: lines.append(f'  {mistake}')
         return 'wrong', '\n'.join(lines if args or self.observe else [lines[0], lines[1], *lines[3:]])
     return 'right', 'Right.' + (f' {self.why}' if self.why and not self.inputs else '')
@@ -142,15 +142,18 @@ def judge(
 @patch
 def recognize(
     self: Exercise,
-    came: Any,    # a wrong result
-    args: tuple,  # the input that led to it
+    answer: Any,  # a wrong answer
+    args: tuple,  # the input on which it fails
 ) -> str:         # the message of the mistake; '' if it is none of those known
-    "The mistake that gives this result."
-    for message, mistaken in self.mistakes.items():
-        try: result = self.observed(mistaken if self.inputs else mistaken(), args)
-        except Exception: continue
-        if same(came, result, self.tolerance): return message
-    return ''
+    "The mistake that gives the same results: on all inputs, or at least on this one."
+    def agrees(mistaken, args):
+        try: return same(self.observed(answer, args), self.observed(mistaken, args), self.tolerance)
+        except Exception: return False
+    mistakes = {message: mistake if self.inputs else mistake() for message, mistake in self.mistakes.items()}
+    alike = [message for message, mistaken in mistakes.items() if agrees(mistaken, args)]
+    for message in alike:
+        if all(agrees(mistakes[message], other) for other in (self.inputs() if self.inputs else [()])): return message
+    return alike[0] if alike else ''
 
 # %% ../../nbs/exercises/exercise.ipynb #b0e4af6b
 def promises(
