@@ -34,4 +34,4 @@ def test_a_lesson_has_three_to_five_exercises_not_attempted_yet(path):
 
 
 def test_each_exercise_is_asked_for_in_one_lesson():
-    assert Counter(name for path in LESSONS for name, _ in starters(path)) == Counter(EXERCISES)
+    assert Counter(name for path in LESSONS for name, _ in starters(path)) == Counter(list(EXERCISES))
