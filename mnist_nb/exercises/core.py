@@ -43,6 +43,7 @@ def shown(
 ) -> str:        # one short text
     "A value as a checker prints it: small ones whole, large arrays by shape, type and range."
     if isinstance(value, torch.Tensor): value = value.detach().cpu().numpy()
+    if isinstance(value, np.generic): value = value.item()
     if isinstance(value, np.ndarray):
         kind = f'array of shape {value.shape}, {value.dtype}'
         if value.size <= 12: return f'{np.array2string(value, precision=4, separator=", ")} ({kind})'
