@@ -252,14 +252,14 @@ class Batches:
 # %% ../nbs/01_data.ipynb #fcc5115a
 @patch
 def prepare(self: Batches,
-    rows: torch.Tensor,  # positions of the wanted images, int64 tensor `(b,)`
+    rows: torch.Tensor,  # positions of the wanted images, int64 tensor `(b,)` on the device
 ) -> torch.Tensor:       # float32 tensor `(b, 1, 28, 28)` on the device
     "The images at these positions, ready for the model."
     if self.transform:
         from PIL import Image
         images = [self.transform(Image.fromarray(image)) for image in self.data.images[rows.cpu().numpy()]]
         return torch.stack(images).to(self.device)
-    images = _to_float(self.images[rows.to(self.device)])
+    images = _to_float(self.images[rows])
     if self.augment: images = self.augment(images)
     return normalize(images, self.mean, self.std)
 
@@ -277,8 +277,8 @@ def __iter__(self: Batches) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     "One pass over the data: pairs of images `(b, 1, 28, 28)` and labels `(b,)`."
     n = len(self.data)
     order = torch.randperm(n) if self.shuffle else torch.arange(n)
-    for rows in self._parts(order):
-        yield self.prepare(rows), self.labels[rows.to(self.device)]
+    for rows in self._parts(order.to(self.device)):
+        yield self.prepare(rows), self.labels[rows]
 
 # %% ../nbs/01_data.ipynb #e24663d8
 def affine(

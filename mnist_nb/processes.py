@@ -76,10 +76,10 @@ class DistributedBatches(Batches):
         rank, n, n_images = dist.get_rank(), dist.get_world_size(), len(self.data)
         order = from_rank_0(torch.randperm(n_images) if self.shuffle else torch.arange(n_images))
         if rank: set_seed((zlib.crc32(order.numpy()) + rank) % 2**32)
-        for rows in self._parts(order):
+        for rows in self._parts(order.to(self.device)):
             part = rows[rank::n]
             self.fraction = len(part) / len(rows)
-            yield self.prepare(part), self.labels[part.to(self.device)]
+            yield self.prepare(part), self.labels[part]
 
 # %% ../nbs/library/processes.ipynb #89967387
 class DistributedTrainer(Trainer):
