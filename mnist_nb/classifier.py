@@ -316,7 +316,7 @@ def set_scheduler(self: MNISTClassifier,
 @patch
 def clone(self: MNISTClassifier,
     **changes: Any,    # options of `MNISTClassifier` that differ
-) -> MNISTClassifier:  # untrained; its network is made anew, or is a copy of the one given with its initial weights
+) -> MNISTClassifier:  # untrained; its network is new, or is a copy of the one given with its initial weights
     "A new classifier with the same options and scheduler."
     options = {name: getattr(self, name) for name in _OPTIONS if name != 'model'} | changes
     if type(self.model) is not MNISTNet and 'model' not in changes:
@@ -415,11 +415,11 @@ def _go_on(self: MNISTClassifier, epochs):
     "Say where training goes on; refuse where it can't."
     if self.trainer is None: raise ValueError('there is nothing to go on with: train() first, or load_checkpoint(path)')
     begun, n, length = self.weights_recipe, len(self.history), _LENGTH.get(self.scheduler)
-    _check_same(begun, self._run(), 'the training that was begun', 'set them back, or begin anew with resume=False')
+    _check_same(begun, self._run(), 'the training that was started', 'set them back, or start over with resume=False')
     self.trainer.check_length(epochs)
     if length and length not in self.scheduler_options and epochs > begun['epochs']:
         raise ValueError(f'this {self.scheduler} was made for {begun["epochs"]} epochs and cannot go on to {epochs}: '
-                         'train up to that, or begin anew with resume=False')
+                         'train up to that, or start over with resume=False')
     self.weights_recipe = {**begun, 'epochs': max(epochs, begun['epochs'])}
     print(f'Nothing left to train after {n} epochs.' if self.trainer.finished(epochs) else
           f'Going on after epoch {n} of {epochs}.')
@@ -428,7 +428,7 @@ def _go_on(self: MNISTClassifier, epochs):
 @patch
 def train(self: MNISTClassifier,
     epochs: int | None = None,   # to reach in total, 1 or more; None: the option `epochs`
-    resume: bool | None = None,  # True: go on with the last training; False: begin anew; None: go on if unfinished
+    resume: bool | None = None,  # True: resume the last training; False: start over; None: resume if unfinished
     checkpoint: str | Path | None = None,  # file to write after each epoch, and to go on from if it is there
 ) -> History:                    # the `History`, one entry an epoch
     "Train for `epochs`; the weights of the best epoch stay in the model."
@@ -449,7 +449,7 @@ def train(self: MNISTClassifier,
     self.trainer.callbacks, self.is_training = callbacks, True
     try: self.trainer.fit(epochs)
     finally: self.is_training, self.history = False, self.trainer.history
-    if self.trainer.interrupted: print('Training again goes on from here; with resume=False it begins anew.')
+    if self.trainer.interrupted: print('Training again resumes here; with resume=False it starts over.')
     return self.history
 
 # %% ../nbs/library/classifier.ipynb #0206ffdd
@@ -545,7 +545,7 @@ def load_checkpoint(self: MNISTClassifier,
 ) -> None:
     "Take over a training from a file; if it is another one, say why and change nothing."
     recipe = checkpoints.load_config(path, 'checkpoint').get('recipe', {})
-    _check_same(recipe, self._run(), path, 'give it these options, or begin anew (resume=False, --no-resume)')
+    _check_same(recipe, self._run(), path, 'give it these options, or start over (resume=False, --no-resume)')
     trainer = self.new_trainer()
     checkpoints.load_checkpoint(trainer, path)
     self.trainer, self.weights_recipe, self.history = trainer, recipe, trainer.history

@@ -62,7 +62,7 @@ def _add_training(parser):
     parser.add_argument('--checkpoint', metavar='FILE',
                         help='write after every epoch, and go on from this file if it exists (default: none)')
     parser.add_argument('--resume', action=argparse.BooleanOptionalAction,
-                        help='insist on going on from --checkpoint, or on beginning anew '
+                        help='require that training resumes from --checkpoint, or starts over '
                              '(default: go on if there is something)')
     parser.add_argument('--mixed-precision', action=argparse.BooleanOptionalAction,
                         help='compute in half precision (default: where the device is fast at it)')

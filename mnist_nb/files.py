@@ -92,7 +92,7 @@ def _temporary_beside(path, data):
 
 # %% ../nbs/library/files.ipynb #3476c763
 def write_atomic(
-    data: bytes | memoryview,  # what the file shall hold
+    data: bytes | memoryview,  # content of the file
     path: str | Path,          # file to write or replace
 ) -> None:
     "Write a file so that under its name there is always a whole one, the old or the new."
