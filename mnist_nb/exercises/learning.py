@@ -28,6 +28,9 @@ def _softmax(logits, axis=1):
     exps = np.exp(logits - logits.max(axis=axis, keepdims=True))
     return exps / exps.sum(axis=axis, keepdims=True)
 
+def _over_all(logits):
+    with np.errstate(all='ignore'): return np.exp(logits) / np.exp(logits).sum()
+
 def _overflowing(logits):
     with np.errstate(all='ignore'): return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
 
@@ -36,7 +39,7 @@ def _overflowing(logits):
     inputs=lambda: [(np.array([[0.0, 1.0, 3.0]]),), (np.array([[0.0, 1.0, 0.5], [2.0, -1.0, 0.0]]),), (np.array([[1000.0, 1001.0], [-5.0, -5.0]]),)],
     mistakes={
         'Each column sums to 1. A row is one image, and its probabilities must sum to 1: use axis=1.': lambda logits: _softmax(logits, axis=0),
-        'All numbers together sum to 1; each row should, because each row is one image.': lambda logits: np.exp(logits) / np.exp(logits).sum(),
+        'All numbers together sum to 1; each row should, because each row is one image.': _over_all,
         'You divide the logits themselves. They may be negative: take exp first.': lambda logits: logits / logits.sum(axis=1, keepdims=True),
         'exp(1000) is too large for a float. Subtract the largest logit of each row first; the result stays the same.': _overflowing},
     hints=['exp makes every number positive; then divide by the sum of the row.', '`keepdims=True` keeps the sum as a column, so that the division fits.',
