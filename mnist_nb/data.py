@@ -233,7 +233,7 @@ class Batches:
         data: LabeledImages,                 # what to serve, LabeledImages
         batch_size: int = 64,                # images in a batch; the last one may be smaller
         shuffle: bool = False,               # a new random order in each pass, from torch's global random numbers?
-        device: str | torch.device = 'cpu',  # where the batches shall lie: 'cpu', 'cuda', 'mps'
+        device: str | torch.device = 'cpu',  # where the batches are: 'cpu', 'cuda', 'mps'
         # changes a batch of float images in 0-1, `(b, 1, 28, 28)`, before normalization
         augment: Callable[[torch.Tensor], torch.Tensor] | None = None,
         # torchvision transform, PIL image -> tensor; replaces our normalization

@@ -117,7 +117,7 @@ def accuracy(self: Predictions) -> float:  # share of right predictions, 0-1
 def wilson_interval(
     hits: ArrayLike,           # how many succeeded, whole number or array, 0 to `n`
     n: ArrayLike,              # out of how many, whole number or array; 0 gives NaN
-    confidence: float = 0.95,  # how often such intervals shall hold the true rate, between 0 and 1
+    confidence: float = 0.95,  # how often such intervals hold the true rate, between 0 and 1
 ) -> tuple[float, float] | tuple[np.ndarray, np.ndarray]:  # (low, high): fractions 0-1, or arrays of them
     "Wilson's interval for a rate of success that was measured on `n` trials."
     hits, n, z = np.asarray(hits, float), np.asarray(n, float), NormalDist().inv_cdf((1 + confidence) / 2)
@@ -130,7 +130,7 @@ def wilson_interval(
 # %% ../nbs/05_evaluation.ipynb #407d7446
 def accuracy_interval(
     preds: Predictions,        # the `Predictions` to score
-    confidence: float = 0.95,  # how often such intervals shall hold the true accuracy, between 0 and 1
+    confidence: float = 0.95,  # how often such intervals hold the true accuracy, between 0 and 1
 ) -> tuple[float, float]:      # (low, high): fractions 0-1
     "Between which two values the true accuracy plausibly lies."
     low, high = wilson_interval(preds.correct.sum(), len(preds), confidence)

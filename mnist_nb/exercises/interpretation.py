@@ -12,7 +12,7 @@ from .core import exercise
 
 # %% ../../nbs/exercises/07_interpretation.ipynb #d9d12c2a
 @exercise(
-    taught='07_interpretation, "Which number shall we explain?"',
+    taught='07_interpretation, "Which number do we explain?"',
     inputs=lambda: [(0.5,), (0.9,), (np.array([0.01, 0.75, 0.999]),)],
     mistakes={
         'Those are the odds; take their logarithm.': lambda p: p / (1 - p),
@@ -52,7 +52,7 @@ def _nearest(features, query, k, order=1, power=2, axis=1):
     return np.argsort(order * distances, kind='stable')[:k]
 
 @exercise(
-    taught='07_interpretation, "Neighbors: whom does it take this for?"',
+    taught='07_interpretation, "Neighbors: which training images look alike to the model?"',
     inputs=lambda: [(np.array([[0., 0], [3, 3], [1, 0], [0, 5]]), np.array([0., 0]), 2),
                     (np.array([[0., 4], [3, 3], [4.5, 0], [9, 9], [1, 1]]), np.array([0., 0]), 3)],
     mistakes={
