@@ -137,7 +137,7 @@ def _montage_axes(ax, n_rows, n_cols, n_lines):
 # %% ../nbs/01_data.ipynb #e7cd76ae
 def load_mnist(
     split: str = 'train',              # 'train' (60,000 images) or 'test' (10,000)
-    folder: str | Path | None = None,  # where MNIST lies or is downloaded to; None means `mnist_nb.files.data_dir()`
+    folder: str | Path | None = None,  # where MNIST is or is downloaded to; None means `mnist_nb.files.data_dir()`
     download: bool = True,             # fetch what is missing or broken?
 ) -> LabeledImages:                    # the images and labels of this split, as LabeledImages
     "MNIST, checked byte for byte against its published sums; never a substitute."
@@ -160,7 +160,7 @@ def _to_mnist_form(
 def load_sample(
     split: str = 'train',  # 'train' (1,437 images) or 'test' (360)
 ) -> LabeledImages:        # small real handwritten digits, as LabeledImages
-    "The 1,797 handwritten digits that come with scikit-learn, brought to MNIST's form."
+    "The 1,797 handwritten digits that come with scikit-learn, converted to MNIST's form."
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
     if not isinstance(split, str) or split not in ('train', 'test'):
@@ -173,7 +173,7 @@ def load_sample(
 
 # %% ../nbs/01_data.ipynb #b37d0c93
 def load_data(
-    # 'mnist', 'sample', 'auto' (MNIST if it can be had) or your own pair (train, test)
+    # 'mnist', 'sample', 'auto' (MNIST if it can be loaded) or your own pair (train, test)
     source: str | tuple[LabeledImages, LabeledImages] = 'auto',
 ) -> tuple[LabeledImages, LabeledImages]:  # the pair (train, test) of LabeledImages
     "Training and test images from the best available source; prints a line if that is the sample."
@@ -211,7 +211,7 @@ def split_train_valid(
 MEAN, STD = 0.1307, 0.3081  # of the pixels of MNIST's 60,000 training images, in units of 0-1
 
 def _to_float(images):
-    "Gray levels 0-255 or a mask `(n, 28, 28)` as float32 in 0-1 `(n, 1, 28, 28)`; such floats pass as they are."
+    "Gray levels 0-255 or a mask `(n, 28, 28)` as float32 in 0-1 `(n, 1, 28, 28)`; floats are returned unchanged."
     images = torch.as_tensor(images)
     if images.is_floating_point(): return images.float()
     return images[:, None].float().div_(1 if images.dtype == torch.bool else 255)
@@ -250,7 +250,7 @@ class Batches:
 # %% ../nbs/01_data.ipynb #fcc5115a
 @patch
 def prepare(self: Batches,
-    rows: torch.Tensor,  # positions of the wanted images, int64 tensor `(b,)` on the device on the device
+    rows: torch.Tensor,  # positions of the wanted images, int64 tensor `(b,)` on the device
 ) -> torch.Tensor:       # float32 tensor `(b, 1, 28, 28)` on the device
     "The images at these positions, ready for the model."
     if self.transform:

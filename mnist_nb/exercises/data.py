@@ -38,7 +38,7 @@ from .core import exercise
 def normalize_by_hand(images):
     return ((images / 255 - MEAN) / STD)[:, None]
 
-# %% ../../nbs/exercises/01_data.ipynb #027205b8
+# %% ../../nbs/exercises/01_data.ipynb #6a24a8a0
 @exercise(
     taught='01_data, "From gray levels to small numbers"',
     mistakes={
@@ -46,6 +46,7 @@ def normalize_by_hand(images):
         'The inverted images are bright, so their mean lies above the one that is subtracted: not negative.':
             lambda: (-(1 - 2 * MEAN) / STD, 1.0),
         'You forgot to subtract 0.1307 from the mean of the inverted pixels.': lambda: ((1 - MEAN) / STD, 1.0),
+        'The mean is right. The answer is a pair: (mean, std).': lambda: (1 - 2 * MEAN) / STD,
         'That is the mean of the inverted pixels before normalization.': lambda: (1 - MEAN, STD),
         'The difference of the means is right; it still has to be divided by 0.3081.': lambda: (1 - 2 * MEAN, 1.0),
         'The mean is right. A standard deviation is a distance from the mean and never negative.':
@@ -80,7 +81,7 @@ def white_paper():
 def cut_into_batches(positions, batch_size):
     return [positions[start:start + batch_size] for start in range(0, len(positions), batch_size)]
 
-# %% ../../nbs/exercises/01_data.ipynb #69f76359
+# %% ../../nbs/exercises/01_data.ipynb #cbabef46
 def _moved(image, right, down, fill=0):
     "An image moved by whole pixels, with `fill` where pixels come from outside."
     wide = np.pad(image, ((abs(down),) * 2, (abs(right),) * 2), constant_values=fill)
@@ -96,6 +97,10 @@ def _moved(image, right, down, fill=0):
             lambda image, right, down: np.roll(image, (down, right), axis=(0, 1)),
         'You moved along the wrong axis: axis 0 goes down, axis 1 goes to the right.':
             lambda image, right, down: _moved(image, down, right),
+        'Two things: axis 0 goes down and axis 1 to the right, and pixels that leave must not come back.':
+            lambda image, right, down: np.roll(image, (right, down), axis=(0, 1)),
+        'Two things: you moved in the opposite direction, and pixels that leave must not come back.':
+            lambda image, right, down: np.roll(image, (-down, -right), axis=(0, 1)),
         'You moved in the opposite direction.': lambda image, right, down: _moved(image, -right, -down),
         'Black is 0; you filled with white.': lambda image, right, down: _moved(image, right, down, 255),
         'The image was moved, and its size changed with it: keep the shape.':
