@@ -179,7 +179,8 @@ def test_saliency_is_the_slope_of_the_log_odds_of_the_class_asked_about(linear, 
         np.testing.assert_allclose(image_map.reshape(784), wanted, atol=1e-5)
 
 
-def test_occlusion_is_the_probability_that_a_square_takes_away(linear):
+def test_occlusion_is_the_log_odds_that_a_square_takes_away(linear):
+    logit = lambda p: np.log(p / (1 - p))
     hidden = interpretation.occlusion(linear, SAMPLE[:2], size=5)
     for image, label, lost in zip(SAMPLE.images[:2], SAMPLE.labels, hidden):
         p = lambda image: by_numpy(linear, LabeledImages(image[None], np.array([label])))[0]
@@ -187,7 +188,7 @@ def test_occlusion_is_the_probability_that_a_square_takes_away(linear):
             covered = image.copy()
             covered[max(row - 2, 0):row + 3, max(column - 2, 0):column + 3] = 0
             c = p(image).argmax()
-            assert lost[row, column] == pytest.approx(p(image)[c] - p(covered)[c], abs=1e-5)
+            assert lost[row, column] == pytest.approx(logit(p(image)[c]) - logit(p(covered)[c]), abs=1e-4)
 
 
 def test_neighbors_are_the_nearest_in_the_features_of_the_layer(linear):

@@ -159,7 +159,7 @@ MUTATIONS = [Mutation(*mutation) for mutation in [
     ('calibration in the wrong bin', 'evaluation', 'np.bincount(bins, minlength',
      'np.bincount(n_bins - 1 - bins, minlength', 'scores'),
     ('calibration gaps cancel out', 'evaluation', 'table.gap.abs()', 'table.gap', 'scores'),
-    ('the better model is the worse one', 'evaluation', '(only_second - only_first)', '(only_first - only_second)',
+    ('the better model is the worse one', 'evaluation', '(won - lost) / len(a)', '(lost - won) / len(a)',
      'scores'),
     # searches and maps
     ('the smallest losses first', 'analysis', 'np.argsort(-preds.losses',
