@@ -206,7 +206,7 @@ def _fetch(name, mirrors, timeout):
             if _md5(content) == MNIST_FILES[name][0]: return content
             reasons.append('what came is not the published file')
         except (OSError, HTTPException, ValueError) as error: reasons.append(str(error).strip('<>'))
-    raise ConnectionError(f'no mirror gave {name}: {", ".join(dict.fromkeys(reasons)) or "there is none to try"}')
+    raise ConnectionError(f'no mirror gave {name}: {", ".join(dict.fromkeys(reasons)) or "no mirror is left to try"}')
 
 # %% ../nbs/library/files.ipynb #f1a0000d
 def read_mnist(

@@ -77,7 +77,7 @@ def read_marks(
     for n, line in enumerate(journal):
         known = isinstance(line, dict) and isinstance(line.get('image'), str)
         if not known or line.get('verdict') not in ('', *VERDICTS):
-            raise refuse(f'has a mark that is none, number {n}: {str(line)[:60]}')
+            raise refuse(f'has a line that is not a mark, number {n}: {str(line)[:60]}')
     return journal
 
 # %% ../nbs/library/marks.ipynb #9aade900

@@ -145,7 +145,7 @@ def recognize(
     self: Exercise,
     answer: Any,  # a wrong answer
     args: tuple,  # the input on which it fails
-) -> str:         # the message of the mistake; '' if it is none of those known
+) -> str:         # the message of the mistake; '' if it is an unknown one
     "The mistake that gives the same results: on all inputs, or at least on this one."
     def agrees(mistaken, args):
         try: return same(self.observed(answer, args), self.observed(mistaken, args), self.tolerance)
