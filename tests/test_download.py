@@ -290,7 +290,7 @@ def test_a_folder_that_takes_no_file_is_said_before_the_download(mirror, server,
     assert server.asked == []
 
 
-@pytest.mark.parametrize('mirrors, told', [([], 'there is none to try'), ('no address', 'unknown url type'), ('http://127.0.0.1:9/', 'refused')])
+@pytest.mark.parametrize('mirrors, told', [([], 'no mirror is left to try'), ('no address', 'unknown url type'), ('http://127.0.0.1:9/', 'refused')])
 def test_mirrors_that_are_none(tmp_path, mirrors, told):
     with pytest.raises(ConnectionError, match=f'no mirror gave train-images-idx3-ubyte.gz: .*{told}.*MNIST_NB_DATA'):
         files.download_mnist(tmp_path, mirrors)
