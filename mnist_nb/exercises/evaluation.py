@@ -49,7 +49,7 @@ def _scores(counts, k): return counts[k, k] / counts[:, k].sum(), counts[k, k] /
 def precision_and_recall_by_hand(counts, k):
     return counts[k, k] / counts[:, k].sum(), counts[k, k] / counts[k].sum()
 
-# %% ../../nbs/exercises/05_evaluation.ipynb #7545ad49
+# %% ../../nbs/exercises/05_evaluation.ipynb #77058e8c
 def _gaps(confidence, correct, n_bins):
     groups = np.array_split(np.argsort(confidence, kind='stable'), n_bins)
     return [(len(g) / len(correct), correct[g].mean() - confidence[g].mean()) for g in groups]
@@ -64,7 +64,7 @@ def _total(gaps): return sum(weight * abs(gap) for weight, gap in gaps)
 
 @exercise(
     taught='05_evaluation, "Calibration: does \\"90% sure\\" mean 90% right?"',
-    inputs=lambda: [(np.array([0.6, 0.9, 0.9]), np.array([1, 1, 0]), 2),
+    inputs=lambda: [(np.array([0.6, 0.8, 0.9]), np.array([1, 1, 0]), 2),
                     (np.array([0.5, 0.6, 0.8, 0.9]), np.array([1, 1, 0, 1]), 2),
                     (np.array([0.99, 0.62, 0.97, 0.35, 0.93, 0.68, 0.98]), np.array([0, 1, 1, 0, 1, 0, 1]), 3)],
     mistakes={
