@@ -250,7 +250,7 @@ class Batches:
 # %% ../nbs/01_data.ipynb #fcc5115a
 @patch
 def prepare(self: Batches,
-    rows: torch.Tensor,  # positions of the wanted images, int64 tensor `(b,)` on the device on the device on the device on the device on the device on the device on the device on the device
+    rows: torch.Tensor,  # positions of the wanted images, int64 tensor `(b,)` on the device
 ) -> torch.Tensor:       # float32 tensor `(b, 1, 28, 28)` on the device
     "The images at these positions, ready for the model."
     if self.transform:
