@@ -148,7 +148,7 @@ def feature_maps(
     with hook, evaluation_mode(model), torch.no_grad(): model(images)
     return outputs[-1]
 
-# %% ../nbs/02_model.ipynb #2c703069
+# %% ../nbs/02_model.ipynb #a19364db
 def plot_filters(
     model: nn.Module,        # any `nn.Module` with a `Conv2d`; its first one is drawn
     n_cols: int = 16,        # filters in a row of the picture
@@ -164,7 +164,8 @@ def plot_filters(
     limit = max(weights.abs().max().item() for weights in filters)
     rows = [part for parts in zip(*(weights.split(n_cols) for weights in filters)) for part in parts]
     ax = ax or plt.subplots(figsize=(9.5, 3), layout='constrained')[1]
-    picture = ax.imshow(torch.cat([_sheet(row, n_cols) for row in rows]), cmap='PuOr_r', vmin=-limit, vmax=limit)
+    sheet = torch.cat([_sheet(row, n_cols) for row in rows])
+    picture = ax.imshow(sheet, cmap='PuOr_r', vmin=-limit, vmax=limit, interpolation='nearest')
     ax.figure.colorbar(picture, ax=ax, label='weight', shrink=0.8)
     ax.set_axis_off()
     return ax
@@ -175,7 +176,7 @@ def _sheet(images, n_cols):
     sheet = make_grid(images[:, None], nrow=n_cols, padding=1, pad_value=float('nan'))[0]
     return F.pad(sheet, (0, n_cols * (images.shape[2] + 1) + 1 - sheet.shape[1]), value=float('nan'))
 
-# %% ../nbs/02_model.ipynb #66ba3d05
+# %% ../nbs/02_model.ipynb #b4b5bc2a
 def plot_feature_maps(
     model: nn.Module,        # any `nn.Module`
     image: torch.Tensor,     # one normalized image, float `(1, 1, 28, 28)`
@@ -187,7 +188,7 @@ def plot_feature_maps(
     import matplotlib.pyplot as plt
     maps = F.relu(feature_maps(model, image, layer)[0]).float().cpu()
     ax = ax or plt.subplots(figsize=(9.5, 4.6), layout='constrained')[1]
-    picture = ax.imshow(_sheet(maps, min(n_cols, len(maps))), cmap='gray', vmin=0)
+    picture = ax.imshow(_sheet(maps, min(n_cols, len(maps))), cmap='gray', vmin=0, interpolation='nearest')
     ax.figure.colorbar(picture, ax=ax, label='output after ReLU', shrink=0.8)
     ax.set_axis_off()
     return ax

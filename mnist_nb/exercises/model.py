@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['left_border_filter', 'half_the_filters', 'stable_log_softmax', 'third_convolution_sees']
 
-# %% ../../nbs/exercises/02_model.ipynb #bf726801
+# %% ../../nbs/exercises/02_model.ipynb #7feb36d0
 import numpy as np
 import torch
 from torch import nn
 
 from .core import exercise
-from ..model import MNISTNet, count_parameters
 
 # %% ../../nbs/exercises/02_model.ipynb #28886d46
 _WINDOWS = {  # 3x3 pixels from 0 (black) to 1 (white)
@@ -42,12 +41,17 @@ def _signs(kernel):
 def left_border_filter():
     return np.array([[-1, 0, 1]] * 3)
 
-# %% ../../nbs/exercises/02_model.ipynb #c22c5c7c
+# %% ../../nbs/exercises/02_model.ipynb #e92d47be
+def _parameters(**sizes):
+    "The number of parameters of `MNISTNet` with these sizes."
+    from mnist_nb.model import MNISTNet, count_parameters
+    return count_parameters(MNISTNet(**sizes))
+
 @exercise(
     taught='02_model, "Several channels at once" and "Linear: weigh the evidence"',
     mistakes={
         'That is half of the default. But conv2 has half the filters *and* half the channels: a quarter.':
-            lambda: count_parameters(MNISTNet()) // 2,
+            lambda: _parameters() // 2,
         'You kept the 9,216 inputs of fc1. There are now 32 maps of 12x12.':
             lambda: 16 * 10 + 32 * (16 * 9 + 1) + 128 * (9216 + 1) + 10 * 129,
         'The biases are missing: one for each filter and for each output of a linear layer.':
@@ -62,9 +66,10 @@ def left_border_filter():
     why='160 in conv1, 4,640 in conv2, 589,952 in fc1 and 1,290 in fc2: about half of the default, '
         'because fc1 has nearly all parameters and half the inputs.')
 def half_the_filters():
+    from mnist_nb.model import MNISTNet, count_parameters
     return count_parameters(MNISTNet(num_filters=16))
 
-# %% ../../nbs/exercises/02_model.ipynb #5914fb5d
+# %% ../../nbs/exercises/02_model.ipynb #d74b0be5
 def _logits():
     "Batches of logits: one image, several images, very large and very small ones, mixed."
     yield np.array([[2.0, 1.0, -1.0]]),
@@ -100,12 +105,12 @@ def _quiet_logits(answer, logits):
             lambda logits: _by_rows(logits, axis=0),
         'The sum runs over the whole batch. Each image has its own: use axis=1 and keepdims=True.':
             lambda logits: _by_rows(logits, axis=(0, 1)),
-        'The exponential is too large for a computer\'s number (or all are rounded to 0). Subtract the largest logit of '
-        'each image first.': lambda logits: _by_rows(logits, shift=0),
+        'The exponential is too large for a computer (or all are rounded to 0). Subtract the largest logit of each '
+        'image first.': lambda logits: _by_rows(logits, shift=0),
         'You take the logarithm after the division, so inf / inf, or log of 0, remains. The logarithm of a '
         'quotient is a difference.': _log_of_softmax,
-        'You subtract the largest logit of the whole batch. Then all exponentials of another image can be rounded to 0: '
-        'each image needs its own maximum.': lambda logits: _by_rows(logits, shift=logits.max())},
+        'You subtract the largest logit of the whole batch. Then all exponentials of another image can be rounded to '
+        '0: each image needs its own maximum.': lambda logits: _by_rows(logits, shift=logits.max())},
     hints=['Subtract the largest logit of each image before you take any exponential. The result stays the same.',
            'log(exp(a) / sum) = a - log(sum). So you need only the logarithm of the sum.',
            'With z = logits - logits.max(axis=1, keepdims=True), no exponential is larger than 1.'])
@@ -113,7 +118,7 @@ def stable_log_softmax(logits):
     z = logits - logits.max(axis=1, keepdims=True)
     return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
 
-# %% ../../nbs/exercises/02_model.ipynb #77db65f3
+# %% ../../nbs/exercises/02_model.ipynb #183a6166
 @exercise(
     taught='02_model, "What one number can see"',
     mistakes={
@@ -125,8 +130,8 @@ def stable_log_softmax(logits):
         'You doubled the field. Only the steps are doubled by pooling.': lambda: 12},
     hints=['After pooling, one number sees 6 pixels. By how many pixels does the field of its neighbor lie further?',
            'The third kernel takes one neighbor on each side, and each is two pixels away.'],
-    why='After pooling a number sees 6 pixels, and its neighbors see fields that lie two pixels further. One neighbor on '
-        'each side adds 2 + 2 pixels: 10.')
+    why='After pooling a number sees 6 pixels, and its neighbors see fields that lie two pixels further. One neighbor '
+        'on each side adds 2 + 2 pixels: 10.')
 def third_convolution_sees():
     layers = nn.Sequential(nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 3), nn.MaxPool2d(2), nn.Conv2d(1, 1, 3))
     for parameter in layers.parameters(): nn.init.ones_(parameter)
