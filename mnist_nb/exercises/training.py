@@ -106,7 +106,7 @@ def _with_stop(function):
             _with_stop(lambda train, valid: len(train) and train[0] - valid[0] > 0.1),
         'You look at all epochs. Only the last finished epoch counts.':
             _with_stop(lambda train, valid: any(t - v > 0.1 for t, v in zip(train, valid))),
-        'The sign matters: a validation accuracy far above the training accuracy is no overfitting.':
+        'The sign matters: a validation accuracy far above the training accuracy is not overfitting.':
             _with_stop(lambda train, valid: len(train) and abs(train[-1] - valid[-1]) > 0.1)},
     hints=['`trainer.history.accuracy` and `trainer.history.val_accuracy` are lists with one number per epoch.',
            'The last element of a list is `values[-1]`; an empty list has none, so ask for its length first.'])
@@ -127,7 +127,7 @@ class stop_at_gap(Callback):
             lambda: ['model', 'optimizer', 'random_state'],
         'Without the weights the run would start again from other initial weights.': lambda: []},
     hints=['The state of the random number generators matters only if random numbers are drawn.',
-           'Plain SGD: new weight = weight - learning rate * slope. What does this step read besides weight and slope?'],
+           'Plain SGD: new weight = weight - learning rate * slope. What else does this step read?'],
     why='Only the weights. Nothing is drawn at random, and plain SGD has no memory. With momentum or Adam it has one.')
 def state_that_matters():
     data = load_sample()
