@@ -11,7 +11,7 @@ import numpy as np
 from ..evaluation import wilson_interval
 from .core import exercise
 
-# %% ../../nbs/exercises/06_analysis.ipynb #f254a8e2
+# %% ../../nbs/exercises/06_analysis.ipynb #e9063892
 @exercise(
     taught='06_analysis, "Which images are worst?"',
     inputs=lambda: [(np.array([[0.7, 0.2, 0.1]]),), (np.array([[0.1, 0.5, 0.4], [0.05, 0.05, 0.9]]),),
@@ -24,12 +24,13 @@ from .core import exercise
             lambda probs: np.sort(probs, axis=0)[-1] - np.sort(probs, axis=0)[-2 if len(probs) > 1 else -1],
         'The sign is turned: the margin is the largest minus the second largest.':
             lambda probs: np.sort(probs, axis=1)[:, -2] - np.sort(probs, axis=1)[:, -1]},
-    hints=['`np.sort(probs, axis=1)` sorts each row, smallest first.', 'The last two columns of it are the largest two.'])
+    hints=['`np.sort(probs, axis=1)` sorts each row, smallest first.',
+           'The last two columns of it are the largest two.'])
 def margins_by_hand(probs):
     ordered = np.sort(probs, axis=1)
     return ordered[:, -1] - ordered[:, -2]
 
-# %% ../../nbs/exercises/06_analysis.ipynb #b2e6a418
+# %% ../../nbs/exercises/06_analysis.ipynb #3dd8e5a3
 def _answers(n, seed):
     "Made-up confidences, all different, and whether each answer is right."
     rng = np.random.default_rng(seed)
@@ -44,20 +45,23 @@ def _lowest(confidence, correct, wanted, measure):
 
 @exercise(
     taught='06_analysis, "May the network abstain?", and 05_evaluation on Wilson\'s interval',
-    inputs=lambda: [(c, r.astype(bool), wanted) for (c, r), wanted in ((_answers(40, 28), 0.8), (_answers(80, 0), 0.85))],
+    inputs=lambda: [(c, r.astype(bool), wanted)
+                    for (c, r), wanted in ((_answers(40, 28), 0.8), (_answers(80, 0), 0.85))],
     mistakes={
-        'That is the threshold of `threshold_for`: the measured accuracy reaches the wanted one, the lower end of its interval does not.':
+        'That is `threshold_for`: the accuracy reaches the wanted one, the lower end of its interval does not.':
             lambda confidence, correct, wanted: _lowest(confidence, correct, wanted, lambda right, n: right / n),
         'You took the upper end of the interval; cautious means the lower end.':
-            lambda confidence, correct, wanted: _lowest(confidence, correct, wanted, lambda right, n: wilson_interval(right, n)[1]),
+            lambda confidence, correct, wanted: _lowest(
+                confidence, correct, wanted, lambda right, n: wilson_interval(right, n)[1]),
         'That is the highest threshold that is good enough. The lowest one answers more images.':
             lambda confidence, correct, wanted: max(
-                c for c in confidence if wilson_interval(correct[confidence >= c].sum(), (confidence >= c).sum())[0] >= wanted),
+                c for c in confidence
+                if wilson_interval(correct[confidence >= c].sum(), (confidence >= c).sum())[0] >= wanted),
         'The image with the threshold itself is answered, too: use >=, not >.':
             lambda confidence, correct, wanted: min(
                 c for c in confidence if (confidence > c).any()
                 and wilson_interval(correct[confidence > c].sum(), (confidence > c).sum())[0] >= wanted)},
-    hints=['For one threshold: which images are answered, how many of the answers are right, and what is the lower end of the interval?',
+    hints=['For one threshold: which images are answered, how many of the answers are right, what is the lower end?',
            '`wilson_interval(right, answered)` from `mnist_nb.evaluation` returns (low, high).',
            'Try every value in `confidence` as the threshold, and return the smallest that is good enough.'])
 def cautious_threshold(confidence, correct, wanted):
@@ -68,7 +72,7 @@ def cautious_threshold(confidence, correct, wanted):
         if low >= wanted: good.append(threshold)
     return min(good)
 
-# %% ../../nbs/exercises/06_analysis.ipynb #035c69ae
+# %% ../../nbs/exercises/06_analysis.ipynb #38349c97
 def _listed(probs, labels, key, keep=None):
     "Positions, sorted by `key`; all, or those where `keep` is True."
     positions = np.argsort(key, kind='stable')
@@ -80,8 +84,10 @@ def _differs(probs, labels): return probs.argmax(axis=1) != labels
 
 @exercise(
     taught='06_analysis, "How to find wrong labels"',
-    inputs=lambda: [(np.array([[0.9, 0.1, 0.0], [0.05, 0.55, 0.4], [0.5, 0.1, 0.4], [0.2, 0.1, 0.7]]), np.array([0, 2, 1, 0])),
-                    (np.array([[0.5, 0.4, 0.1], [0.05, 0.9, 0.05], [0.35, 0.1, 0.55], [0.25, 0.05, 0.7], [0.45, 0.15, 0.4]]),
+    inputs=lambda: [(np.array([[0.9, 0.1, 0.0], [0.05, 0.55, 0.4], [0.5, 0.1, 0.4], [0.2, 0.1, 0.7]]),
+                     np.array([0, 2, 1, 0])),
+                    (np.array([[0.5, 0.4, 0.1], [0.05, 0.9, 0.05], [0.35, 0.1, 0.55],
+                               [0.25, 0.05, 0.7], [0.45, 0.15, 0.4]]),
                      np.array([1, 1, 1, 0, 2]))],
     mistakes={
         'Images whose predicted digit equals the label need no reading: leave them out.':
@@ -101,7 +107,7 @@ def reading_list_by_hand(probs, labels):
     positions = np.argsort(self_confidence)
     return positions[probs[positions].argmax(axis=1) != labels[positions]]
 
-# %% ../../nbs/exercises/06_analysis.ipynb #e32d10d1
+# %% ../../nbs/exercises/06_analysis.ipynb #b9880ac4
 def _interval(center, error): return 100 * (center - 1.96 * error), 100 * (center + 1.96 * error)
 
 def _before_and_after(n, seed):
@@ -118,12 +124,14 @@ def _change(before, after): return after.astype(int) - before
 
 @exercise(
     taught='06_analysis, "Repair, train again, compare"',
-    inputs=lambda: [(np.array([True, True, False, False]), np.array([True, True, True, False])), _before_and_after(300, 0)],
+    inputs=lambda: [(np.array([True, True, False, False]), np.array([True, True, True, False])),
+                    _before_and_after(300, 0)],
     tolerance=0.01,
     mistakes={
         'That is in fractions; a point is one hundredth.':
             lambda before, after: tuple(end / 100 for end in gain_in_pairs.solution_function(before, after)),
-        'That is the interval for different images. Take the change of each image first, then its standard deviation.': _unpaired,
+        'That is the interval for different images. Take the change of each image first, then its standard deviation.':
+            _unpaired,
         'That is the standard deviation of single images; divide it by the square root of their number.':
             lambda before, after: _interval(_change(before, after).mean(), _change(before, after).std()),
         'That is one standard error to each side; 95% need 1.96 of them.':
