@@ -22,7 +22,9 @@ from .core import exercise
             lambda predicted, labels: 100 * np.mean(predicted == labels),
         'This is the fraction of mistakes; accuracy is the fraction of correct predictions.':
             lambda predicted, labels: np.mean(predicted != labels),
-        'This is one yes or no for the whole array. Which fraction of the positions agrees?':
+        'This is one True or False for each position. What is their mean?':
+            lambda predicted, labels: predicted == labels,
+        'This is one True or False for the whole array. What fraction of the positions agrees?':
             lambda predicted, labels: bool(np.all(predicted == labels))},
     hints=['`predicted == labels` compares position by position and returns an array of True and False.',
            'True counts as 1 and False as 0. What is their mean?'])
@@ -36,7 +38,7 @@ def _most_frequent(labels): return np.bincount(labels).argmax()
 
 @exercise(
     taught='00_start, "A first classifier"',
-    inputs=lambda: [(np.array([1, 1, 0]), np.array([0, 0, 0, 1])), (np.array([2, 7, 7, 7, 2]), np.array([7, 2, 2, 7, 7, 9, 1, 2, 2, 2])),
+    inputs=lambda: [(np.array([1, 1, 0]), np.array([0, 0, 0, 1, 1])), (np.array([2, 7, 7, 7, 2]), np.array([7, 2, 2, 7, 7, 9, 1, 2, 2, 2])),
                     (np.arange(100) % 7, np.arange(50) % 10)],
     mistakes={
         'You chose the digit by the test labels. They are for measuring only: choose it by the training labels.':
@@ -45,6 +47,8 @@ def _most_frequent(labels): return np.bincount(labels).argmax()
             lambda train_labels, test_labels: _accuracy_of(_most_frequent(train_labels), train_labels),
         'This is the digit itself. How often is it correct on the test labels?':
             lambda train_labels, test_labels: _most_frequent(train_labels),
+        'You compared the labels with a count. Which digit has the largest count? np.argmax gives its position.':
+            lambda train_labels, test_labels: _accuracy_of(np.bincount(train_labels).max(), test_labels),
         'This is in percent; the exercise asks for a fraction from 0 to 1.':
             lambda train_labels, test_labels: 100 * _accuracy_of(_most_frequent(train_labels), test_labels),
         'This is a number of images. Divide by the number of test labels.':
@@ -65,7 +69,8 @@ def _means(*levels): return np.stack([np.full((2, 2), level, np.uint8) for level
     taught='00_start, "A first classifier"',
     inputs=lambda: [(np.full((2, 2), 10.0), _means(0, 40, 12).astype(float)), (np.array([[0.0, 100], [100, 0]]), np.array(
                         [[[50.0, 50], [50, 50]], [[0, 90], [90, 0]], [[0, 255], [90, 0]]])),
-                    (np.full((2, 2), 3, np.uint8), _means(40, 2, 5)), (np.full((2, 2), 20, np.uint8), _means(36, 21, 3))],
+                    (np.full((2, 2), 50.0), np.array([[[80.0, 50], [50, 50]], [[60, 40], [60, 40]], [[90, 90], [90, 90]]])),
+                    (np.full((2, 2), 3, np.uint8), _means(40, 2, 5)), (np.full((2, 2), 20, np.uint8), _means(36, 21, 10, 90))],
     mistakes={
         'This is the farthest mean: the smallest distance is at argmin.':
             lambda image, means: int(_distances(image, means).argmax()),
@@ -73,6 +78,12 @@ def _means(*levels): return np.stack([np.full((2, 2), level, np.uint8) for level
             lambda image, means: float(_distances(image, means).min()),
         'Differences of opposite sign cancel: square them before you add them up.':
             lambda image, means: int(abs((means.astype(float) - image).sum(axis=(1, 2))).argmin()),
+        'This adds up the squares of all means. Each mean needs its own sum: axis=(1, 2), or a loop over the means.':
+            lambda image, means: int(_distances(image, means).sum().argmin()),
+        'Square the differences. With absolute values, another mean can be the nearest.':
+            lambda image, means: int(abs(means.astype(float) - image).sum(axis=(1, 2)).argmin()),
+        'The difference has overflowed before you convert it. Convert first, then subtract: image.astype(float) - mean.':
+            lambda image, means: int(((image - means).astype(float)**2).sum(axis=(1, 2)).argmin()),
         'Whole numbers of type uint8 overflow: 3 - 5 becomes 254. Convert to float first: image.astype(float).':
             lambda image, means: int(((means - image)**2).sum(axis=(1, 2)).argmin())},
     hints=['Compute one distance for each mean, then use `np.argmin`.',
