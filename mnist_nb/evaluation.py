@@ -103,7 +103,7 @@ def predict(
     "Ask a model about every image; its mode and its weights stay as they were."
     device = next(model.parameters(), torch.empty(0)).device
     batches = Batches(data, batch_size, device=device, mean=mean, std=std)
-    probs = bytearray()  # one piece of memory: small results between the large ones of the network would scatter it
+    probs = bytearray()  # all results in one piece of memory: many small arrays would fragment it
     with evaluation_mode(model), torch.no_grad():
         for images, _ in batches: probs += F.softmax(model(images).float(), dim=1).cpu().numpy().tobytes()
     return Predictions(data, np.frombuffer(probs, np.float32).reshape(len(data), -1))

@@ -133,7 +133,7 @@ def judge(
         if came is None or came is ...: return empty
         expected = self.observed(reference, args)
         if same(came, expected, self.tolerance): continue
-        lines = [f'Not yet{given}.', f'  came:     {shown(came)}', f'  expected: {shown(expected)}']
+        lines = [f'Not yet{given}.', f'  got:      {shown(came)}', f'  expected: {shown(expected)}']
         mistake = self.recognize(answer, args)
         if mistake: lines.append(f'  {mistake}')
         return 'wrong', '\n'.join(lines if args or self.observe else [lines[0], lines[1], *lines[3:]])

@@ -22,7 +22,10 @@ from .core import exercise
         'begin below 1.': lambda: 1.0,
         'That is the accuracy with one mistake in fifty, not the end of an interval.': lambda: 0.98,
         'That is the lower end for 500 images. Here there are 50.': lambda: float(wilson_interval(500, 500)[0]),
-        'That is in percent; give a fraction from 0 to 1.': lambda: 100 * float(wilson_interval(50, 50)[0])},
+        'Give only the lower end, one number.': lambda: tuple(float(end) for end in wilson_interval(50, 50)),
+        'Slightly too high: use `wilson_interval`, as in the lesson.': lambda: 0.05**(1 / 50),
+        'That is in percent; give a fraction from 0 to 1.': lambda: 100 * float(wilson_interval(50, 50)[0]),
+        'That is a rounded percentage; give a fraction from 0 to 1.': lambda: 93.0},
     hints=['A model with accuracy 0.9 reads 50 images without a mistake with probability 0.9**50, about 0.005. '
            'With accuracy 0.95 it is 0.08.', 'Look at both ends of `wilson_interval(50, 50)`.'],
     why='Seven mistakes in a hundred are still plausible after 50 right answers. '
@@ -39,6 +42,8 @@ def _scores(counts, k): return counts[k, k] / counts[:, k].sum(), counts[k, k] /
     mistakes={
         'They are swapped: precision divides by what was predicted (the column), recall by what is true (the row).':
             lambda counts, k: _scores(counts, k)[::-1],
+        'Both numbers are the recall; for precision divide by the sum of the column.':
+            lambda counts, k: (_scores(counts, k)[1],) * 2,
         'That is in percent; return fractions.': lambda counts, k: tuple(100 * score for score in _scores(counts, k)),
         'You divide by the number of all images.': lambda counts, k: (counts[k, k] / counts.sum(),) * 2,
         'Without `k` in the count of the right answers this is the accuracy of all classes.':
@@ -80,6 +85,8 @@ def _total(gaps): return sum(weight * abs(gap) for weight, gap in gaps)
                 for c, p in zip(np.array_split(correct, n_bins), np.array_split(confidence, n_bins))),
         'These bins are equally wide; here each holds (nearly) the same number of images.':
             lambda *args: _total(_equally_wide(*args)),
+        'Weight each group by its fraction of the images, not by their number: divide by `len(correct)`.':
+            lambda *args: _total(_gaps(*args)) * len(args[0]),
         'That is the largest gap, not their weighted mean.': lambda *args: max(abs(gap) for _, gap in _gaps(*args))},
     hints=['`order = np.argsort(confidence)` sorts both arrays: `confidence[order]` and `correct[order]`.',
            '`np.array_split(order, n_bins)` gives the positions of each group.',
@@ -106,6 +113,8 @@ def calibration_error_of_full_bins(confidence, correct, n_bins):
             lambda first, second, labels: ((first == labels).sum(), (second == labels).sum()),
         'These are the mistakes of each model.':
             lambda first, second, labels: ((first != labels).sum(), (second != labels).sum()),
+        'That is the number of all images in dispute; return two counts, one for each model.':
+            lambda first, second, labels: ((first == labels) != (second == labels)).sum(),
         'Return the two counts, not fractions.':
             lambda first, second, labels: (((first == labels) & (second != labels)).mean(),
                                            ((first != labels) & (second == labels)).mean())},
