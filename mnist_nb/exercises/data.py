@@ -88,6 +88,11 @@ def _moved(image, right, down, fill=0):
     top, left = abs(down) - down, abs(right) - right
     return wide[top:top + image.shape[0], left:left + image.shape[1]]
 
+def _only_right_and_down(image, right, down):
+    result = np.roll(image, (down, right), axis=(0, 1))
+    result[:down], result[:, :right] = 0, 0
+    return result
+
 @exercise(
     taught='01_data, "Noise or a shift: which one hurts more?"',
     inputs=lambda: [(np.arange(1, 13, dtype=np.uint8).reshape(3, 4), *shift)
@@ -102,6 +107,8 @@ def _moved(image, right, down, fill=0):
         'Two things: you moved in the opposite direction, and pixels that leave must not come back.':
             lambda image, right, down: np.roll(image, (-down, -right), axis=(0, 1)),
         'You moved in the opposite direction.': lambda image, right, down: _moved(image, -right, -down),
+        'Moves to the right and down are right. A negative number needs a case of its own: `[:, :-1]` is all but the last '
+        'column.': _only_right_and_down,
         'Black is 0; you filled with white.': lambda image, right, down: _moved(image, right, down, 255),
         'The image was moved, and its size changed with it: keep the shape.':
             lambda image, right, down: np.pad(image, ((max(down, 0), 0), (max(right, 0), 0)))},
@@ -138,6 +145,8 @@ def _n_equal(train, test): return (test[:, None] == train[None]).all(axis=(2, 3)
             lambda train, test: int((train[:len(test)] == test[:len(train)]).all(axis=(1, 2)).sum()),
         'Two different images can have the same sum of gray levels. Compare every pixel.':
             lambda train, test: int(np.isin(test.sum(axis=(1, 2)), train.sum(axis=(1, 2))).sum()),
+        '`image in train_images` is true as soon as one pixel of one image agrees. All pixels of one image must be equal.':
+            lambda train, test: sum(image in train for image in test),
         'You count each picture once, but it occurs several times among the test images: count the test images.':
             lambda train, test: len({image.tobytes() for image in test} & {image.tobytes() for image in train}),
         'That is a fraction; the exercise asks for a number of images.':
