@@ -42,7 +42,7 @@ def paper_level(
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing='ij')
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1).reshape(-1, 6)
     levels = gray.reshape(-1).astype(float)
-    kept = np.maximum(abs(x), abs(y)).reshape(-1) > 0.8
+    kept = np.maximum(abs(x), abs(y)).reshape(-1) > 0.8  # the margin; x and y run from -1 to 1
     kept &= abs(levels - np.median(levels[kept])) <= np.ptp(levels) / 3
     for _ in range(rounds):
         surface = terms @ np.linalg.lstsq(terms[kept], levels[kept], rcond=None)[0]
@@ -70,7 +70,7 @@ def find_ink(
     pieces[outside] = 0
     sizes = np.bincount(pieces.reshape(-1))
     sizes[0] = 0  # the background is no piece
-    core = (sizes >= max(1, 0.05 * sizes.max()))[pieces]
+    core = (sizes >= max(1, 0.05 * sizes.max()))[pieces]  # True where the pixel's piece is large enough
     if not core.any(): raise ValueError(_NO_DIGIT)
     level, scatter = np.median(contrast[core]), contrast[~core & ~outside].std()
     n_parts = ndimage.label(core)[1] + ndimage.label(~core)[1]

@@ -28,11 +28,11 @@ def _left_out(step):
 
 # %% ../../nbs/exercises/08_handwriting.ipynb #24591089
 @exercise(
-    taught='08_handwriting, "A photo" and "How MNIST was made"',
+    taught='02_model (convolutions and the linear layer) and 08_handwriting, "How MNIST was made"',
     mistakes={
         'Small digits are read worse, but most are still read: the network has seen narrow and short shapes.': lambda: 'box',
         'That costs a lot, since every pixel changes; but one of the other omissions costs even more.': lambda: 'invert',
-        'This is not one of the three steps: answer invert, box or center.': lambda: 'light'},
+        'This is none of the three steps: answer invert, box or center.': lambda: 'light'},
     hints=['The convolutions find a stroke anywhere. What comes after them?',
            'The linear layer has one weight for each position of each feature map. What does it see of a digit in the corner?'],
     why='The linear layer has learned at which positions to expect which stroke. In the corner the strokes meet the wrong weights.')
@@ -52,6 +52,8 @@ def _pixels_of_ink(image): return [axis.mean() for axis in np.nonzero(image)]
         'All pixels of ink count alike here: weight each by its brightness.': lambda image: tuple(_pixels_of_ink(image)),
         'This is the middle of the picture or of the box around the ink, not the mean of the ink.':
             lambda image: tuple((axis.min() + axis.max()) / 2 for axis in np.nonzero(image)),
+        'The sums are not divided by the sum of the weights.':
+            lambda image: tuple(axis @ image[np.nonzero(image)] for axis in np.nonzero(image)),
         'You count from 1; rows and columns count from 0.': lambda image: tuple(np.add(ndimage.center_of_mass(image), 1))},
     hints=['A weighted mean is the sum of weight times value, divided by the sum of the weights.',
            '`np.nonzero(image)` gives the rows and the columns of the ink; `image[rows, columns]` are their weights.'])
@@ -66,11 +68,11 @@ def _middles(values):
     levels = np.unique(values)
     return (levels[1:] + levels[:-1]) / 2
 
-def _inside(values, level, weighted=True):
+def _inside(values, level, weighted=True, measure=np.var):
     "Variance inside the two groups, the sizes as weights or not."
     above = values > level
     weight = above.mean() if weighted else 0.5
-    return weight * values[above].var() + (1 - weight) * values[~above].var()
+    return weight * measure(values[above]) + (1 - weight) * measure(values[~above])
 
 @exercise(
     taught='08_handwriting, "Where does the ink begin?"',
@@ -84,6 +86,10 @@ def _inside(values, level, weighted=True):
             lambda values: _middles(values)[np.diff(np.unique(values)).argmax()],
         'You add the two variances without the sizes of the groups: a group of one value, with variance 0, wins too easily.':
             lambda values: min(_middles(values), key=lambda level: _inside(values, level, weighted=False)),
+        'The candidates are the midpoints between neighboring different values, not the values themselves.':
+            lambda values: min(np.unique(values)[:-1], key=lambda level: _inside(values, level)),
+        'You weight the standard deviations; take the variances.':
+            lambda values: min(_middles(values), key=lambda level: _inside(values, level, measure=np.std)),
         'This is the worst threshold: you want the least variance, so use min.':
             lambda values: max(_middles(values), key=lambda level: _inside(values, level))},
     hints=['Go through the candidates and compute the weighted variance for each; the function variance_inside above does it.',
@@ -119,6 +125,9 @@ def _cut(ink, order=lambda place: place[1].start, grow=0, neighbors=None):
         'Each part is one row and one column too small: a slice ends before its end.': lambda ink: _cut(ink, grow=-1),
         'A digit falls apart: diagonal neighbors must count as connected, np.ones((3, 3)).':
             lambda ink: _cut(ink, neighbors=ndimage.generate_binary_structure(2, 1)),
+        'The parts are as high as the page: cut away the empty rows above and below each digit, too.':
+            lambda ink: [ink[:, place[1]] for place in sorted(ndimage.find_objects(ndimage.label(ink > 0, np.ones((3, 3)))[0]),
+                                                              key=lambda place: place[1].start)],
         'These are the numbers of the pieces, not the ink of the page.':
             lambda ink: [np.int64(part > 0) * (i + 1) for i, part in enumerate(_cut(ink))]},
     hints=['`label` returns an array in which the pixels of piece k have the value k, and the number of pieces.',

@@ -35,7 +35,11 @@ def _signs(kernel):
         'This filter finds lower borders. You need columns instead of rows.':
             lambda: [[1, 1, 1], [0, 0, 0], [-1, -1, -1]],
         'The nine factors must add up to 0, or an evenly white window gives a result, too.': lambda: [[0, 0, 1]] * 3,
-        'This filter finds a vertical line in the middle of the window, not a border.': lambda: [[-1, 2, -1]] * 3},
+        'This filter finds a vertical line in the middle of the window, not a border.': lambda: [[-1, 2, -1]] * 3,
+        'At a left border the window may have black, black and white columns. Its left and middle columns are then '
+        'equal: compare the outer columns.': lambda: [[-1, 1, 0]] * 3,
+        'At a right border the window may have white, black and black columns. Its middle and right columns are then '
+        'equal: compare the outer columns.': lambda: [[0, -1, 1]] * 3},
     hints=['A left border is dark on its left side and bright on its right side: what do you subtract from what?',
            'The filter for upper borders subtracts the top row from the bottom row. Do that with columns.'])
 def left_border_filter():
@@ -58,6 +62,10 @@ def _parameters(**sizes):
             lambda: 16 * 9 + 32 * 16 * 9 + 128 * 32 * 144 + 10 * 128,
         'A filter of conv2 has a kernel for each of the 16 channels, not only one.':
             lambda: 16 * 10 + 32 * (9 + 1) + 128 * (32 * 144 + 1) + 10 * 129,
+        'You halved the outputs of fc1, too. `hidden_size` remains 128.':
+            lambda: _parameters(num_filters=16, hidden_size=64),
+        'conv2 always has twice as many filters as conv1: here 32, not 64.':
+            lambda: 16 * 10 + 64 * (16 * 9 + 1) + 128 * (64 * 144 + 1) + 10 * 129,
         'You forgot that pooling reduces the maps from 24x24 to 12x12.':
             lambda: 16 * 10 + 32 * (16 * 9 + 1) + 128 * (32 * 24**2 + 1) + 10 * 129},
     hints=['conv1 has 16 filters of 9 + 1 parameters. How many filters has conv2, and how many kernels has each?',
@@ -91,6 +99,15 @@ def _log_of_softmax(logits):
     "The logarithm taken afterwards."
     with np.errstate(all='ignore'): return np.log(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))
 
+def _log_of_probabilities(logits):
+    "The logarithm taken afterwards, without an overflow."
+    with np.errstate(all='ignore'): return np.log(_probabilities(logits))
+
+def _one_sum(logits):
+    "Each image has its own maximum, but all have one sum."
+    z = logits - logits.max(axis=1, keepdims=True)
+    return z - np.log(np.exp(z).sum())
+
 def _quiet_logits(answer, logits):
     "What an answer returns, without NumPy's warnings of an overflow."
     with np.errstate(all='ignore'): return answer(logits)
@@ -109,6 +126,10 @@ def _quiet_logits(answer, logits):
         'image first.': lambda logits: _by_rows(logits, shift=0),
         'You take the logarithm after the division, so inf / inf, or log of 0, remains. The logarithm of a '
         'quotient is a difference.': _log_of_softmax,
+        'You subtract the largest logit, but still take the logarithm after the division. A probability can be rounded '
+        'to 0, and its logarithm is -inf. The logarithm of a quotient is a difference.': _log_of_probabilities,
+        'The maximum is right, but the sum runs over the whole batch. Each image has its own: use axis=1 and '
+        'keepdims=True.': _one_sum,
         'You subtract the largest logit of the whole batch. Then all exponentials of another image can be rounded to '
         '0: each image needs its own maximum.': lambda logits: _by_rows(logits, shift=logits.max())},
     hints=['Subtract the largest logit of each image before you take any exponential. The result stays the same.',
