@@ -26,6 +26,8 @@ def _softmax(logits): return np.exp(logits) / np.exp(logits).sum()
             lambda logits, c: logits[c] - np.delete(logits, c).max(),
         'You subtract the sum of the other logits; sum their exponentials, then take the logarithm.':
             lambda logits, c: logits[c] - np.delete(logits, c).sum(),
+        'You subtract the sum of the exponentials itself; take its logarithm first.':
+            lambda logits, c: logits[c] - np.exp(np.delete(logits, c)).sum(),
         'The sign is wrong: a class that the model prefers has positive log-odds.':
             lambda logits, c: np.log(np.exp(np.delete(logits, c)).sum()) - logits[c]},
     hints=['The odds compare the class with all the others together: exp(own logit) against the sum of the other exp.',
@@ -64,6 +66,9 @@ def _result_and_image(answer, image, *square):
         'The square is one row and one column too small: a slice stops before its end.':
             lambda image, row, column, size: _cover(image, slice(max(row - size // 2, 0), row + size // 2),
                                                     slice(max(column - size // 2, 0), column + size // 2)),
+        'At the border your square keeps its full size, so it reaches too far on the other side: end at row + size // 2 + 1.':
+            lambda image, row, column, size: _cover(image, slice(top := max(row - size // 2, 0), top + size),
+                                                    slice(left := max(column - size // 2, 0), left + size)),
         'The pixel is the upper left corner of your square; it should be the middle.':
             lambda image, row, column, size: _cover(image, slice(row, row + size), slice(column, column + size)),
         'Row and column are swapped: the first index counts rows.':
@@ -78,13 +83,21 @@ def cover_one_square(image, row, column, size):
     return covered
 
 # %% ../../nbs/exercises/07_interpretation.ipynb #eb1e5f35
+def _result_and_dtype(answer, images, slopes, step):
+    "What an answer returns, and its data type."
+    result = answer(images, slopes, step)
+    return (result, str(result.dtype)) if isinstance(result, np.ndarray) else result
+
 @exercise(
     taught='07_interpretation, "Saliency: a slope for every pixel"',
     inputs=lambda: [(np.array([[100, 100, 100]], np.uint8), np.array([[2., -0.5, 0.]]), 10),
                     (np.array([[3, 250, 0, 255]], np.uint8), np.array([[1., -2., 0.5, -1.]]), 10),
                     (np.random.default_rng(0).integers(0, 256, (2, 6, 6)).astype(np.uint8),
                      np.random.default_rng(1).normal(size=(2, 6, 6)), 20)],
+    observe=_result_and_dtype,
     mistakes={
+        'The gray levels are right, but the result should be uint8: end with `.astype(np.uint8)`.':
+            lambda images, slopes, step: (images - step * np.sign(slopes)).clip(0, 255),
         'You move along the slopes: the network would become more sure. Subtract.':
             lambda images, slopes, step: (images + step * np.sign(slopes)).clip(0, 255).astype(np.uint8),
         'Gray levels wrap around: in uint8, 3 - 10 is 249. Compute with float or int and use clip(0, 255).':
@@ -104,7 +117,7 @@ def step_against_slopes(images, slopes, step):
 # %% ../../nbs/exercises/07_interpretation.ipynb #ec1e8c92
 @exercise(
     taught='07_interpretation, "Does the map know anything about the model?"',
-    inputs=lambda: [(3, 1, 10), (0, 5, 50), (12, 40, 1000)],
+    inputs=lambda: [(4, 1, 10), (0, 5, 50), (12, 40, 1000)],
     mistakes={
         'This is the standard deviation of the changes; divide it by the square root of n.':
             lambda gained, lost, n: np.sqrt((gained + lost) / n - ((gained - lost) / n)**2),
@@ -114,6 +127,12 @@ def step_against_slopes(images, slopes, step):
             lambda gained, lost, n: np.sqrt((gained + lost) / n / n),
         'The images that did not change count, too: their change is 0, and there are n images.':
             lambda gained, lost, n: np.std([1] * gained + [-1] * lost) / np.sqrt(gained + lost),
+        'Divide the standard deviation by the square root of n, not by n.':
+            lambda gained, lost, n: np.sqrt((gained + lost) / n - ((gained - lost) / n)**2) / n,
+        'This is the half width of the interval: leave out the factor 1.96.':
+            lambda gained, lost, n: 1.96 * np.sqrt(((gained + lost) / n - ((gained - lost) / n)**2) / n),
+        'Divide the sum of the squares by n, as `.std()` does in the lesson, not by n - 1.':
+            lambda gained, lost, n: np.sqrt(((gained + lost) - (gained - lost)**2 / n) / (n - 1) / n),
         'You treat the change like a fraction of hits, p (1 - p): but a change is -1, 0 or 1.':
             lambda gained, lost, n: np.sqrt(abs(gained - lost) / n * (1 - abs(gained - lost) / n) / n)},
     hints=['The changes are `gained` times +1, `lost` times -1, and the rest 0. What is the sum of their squares?',
