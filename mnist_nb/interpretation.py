@@ -163,7 +163,7 @@ def nearest_neighbors(
 # %% ../nbs/07_interpretation.ipynb #5a527c53
 def embed(
     features: np.ndarray,    # one row of numbers per image, float `(n, d)`; for t-SNE n > `perplexity`
-    method: str = 'pca',     # 'pca': a linear projection, quick; 'tsne': keeps neighbors together, slow beyond 5,000 rows
+    method: str = 'pca',     # 'pca': linear, quick; 'tsne': keeps neighbors together, slow beyond 5,000 rows
     seed: int = 0,           # of the random places from which t-SNE starts; PCA is deterministic
     perplexity: float = 30,  # about how many neighbors t-SNE tries to keep
 ) -> np.ndarray:             # a place on the map for each image, float32 `(n, 2)`

@@ -32,7 +32,7 @@ def _left_out(step):
     mistakes={
         'Small digits are read worse, but most are still read: the network has seen narrow and short shapes.': lambda: 'box',
         'That costs a lot, since every pixel changes; but one of the other omissions costs even more.': lambda: 'invert',
-        'This is none of the three steps: answer invert, box or center.': lambda: 'light'},
+        'This is not one of the three steps: answer invert, box or center.': lambda: 'light'},
     hints=['The convolutions find a stroke anywhere. What comes after them?',
            'The linear layer has one weight for each position of each feature map. What does it see of a digit in the corner?'],
     why='The linear layer has learned at which positions to expect which stroke. In the corner the strokes meet the wrong weights.')
