@@ -99,9 +99,16 @@ def _differs(probs, labels): return probs.argmax(axis=1) != labels
         'These are the positions in the order of the data; sort them by the probability of the label.':
             lambda probs, labels: np.flatnonzero(_differs(probs, labels)),
         'You kept the images whose predicted digit equals the label; the others are wanted.':
-            lambda probs, labels: _listed(probs, labels, _given(probs, labels), ~_differs(probs, labels))},
+            lambda probs, labels: _listed(probs, labels, _given(probs, labels), ~_differs(probs, labels)),
+        'Your mask is in the order of the data, the sorted positions are not: index the mask with the sorted positions.':
+            lambda probs, labels: np.argsort(_given(probs, labels), kind='stable')[_differs(probs, labels)],
+        'You left images out before sorting, so these positions count only the images that were left. Sort first.':
+            lambda probs, labels: np.argsort(_given(probs, labels)[_differs(probs, labels)], kind='stable'),
+        'These are the probabilities of the labels; their positions are wanted (`np.argsort`).':
+            lambda probs, labels: np.sort(_given(probs, labels)[_differs(probs, labels)])},
     hints=['`probs[np.arange(len(labels)), labels]` is the probability of each label.',
-           '`np.argsort` sorts all positions; then keep those with `probs.argmax(axis=1) != labels`.'])
+           '`positions = np.argsort(...)` of it sorts all positions.',
+           'Keep those with `differs[positions]`, where `differs = probs.argmax(axis=1) != labels`.'])
 def reading_list_by_hand(probs, labels):
     self_confidence = probs[np.arange(len(labels)), labels]
     positions = np.argsort(self_confidence)
@@ -137,9 +144,18 @@ def _change(before, after): return after.astype(int) - before
         'That is one standard error to each side; 95% need 1.96 of them.':
             lambda before, after: _interval(_change(before, after).mean(),
                                             _change(before, after).std() / np.sqrt(len(before)) / 1.96),
+        'That is the gain and half the width of its interval. The two ends are wanted: gain minus and gain plus half the width.':
+            lambda before, after: (100 * _change(before, after).mean(),
+                                   196 * _change(before, after).std() / np.sqrt(len(before))),
+        'You divide by n - 1 (`ddof=1`) in the standard deviation. That is common, too, but here `std()` without it is wanted.':
+            lambda before, after: _interval(_change(before, after).mean(),
+                                            _change(before, after).std(ddof=1) / np.sqrt(len(before))),
+        'That is too wide: go 1.96 standard errors to each side, not twice as far.':
+            lambda before, after: _interval(_change(before, after).mean(),
+                                            2 * _change(before, after).std() / np.sqrt(len(before))),
         'The sign is turned: a gain means that the new network is better.':
             lambda before, after: gain_in_pairs.solution_function(after, before)},
-    hints=['`after.astype(int) - before` is the change of each image: -1, 0 or 1.',
+    hints=['`after.astype(int) - before` is the change of each image: -1, 0 or 1. (NumPy can\'t subtract truth values.)',
            'The standard error is the standard deviation of the changes divided by `np.sqrt(len(before))`.',
            'Gain plus or minus 1.96 standard errors, times 100.'])
 def gain_in_pairs(before, after):
