@@ -18,6 +18,8 @@ from .core import exercise
             lambda: -np.log(np.mean([1, 0.5, 0.2, 0.1])),
         'That is the sum of the costs. The loss is their mean, so that it does not depend on the number of images.':
             lambda: -np.log([1, 0.5, 0.2, 0.1]).sum(),
+        'You divided by three. There are four images; the one with the cost 0 counts, too.':
+            lambda: -np.log([1, 0.5, 0.2, 0.1]).sum() / 3,
         'The sign is wrong: the cost is minus the logarithm, which is 0 or positive.':
             lambda: np.log([1, 0.5, 0.2, 0.1]).mean(),
         'That is the logarithm to base 10. PyTorch, and this course, use the natural logarithm.':
@@ -56,6 +58,10 @@ def _relu_graph(w, x, target, relu=lambda a, slope: slope * (a > 0), factor=2, s
             lambda w, x, target: _relu_graph(w, x, target, other='w'),
         'You stopped before the multiply node: that is the slope for a = w * x. Go one node further.':
             lambda w, x, target: _relu_graph(w, x, target, other='none'),
+        'ReLU is missing in both directions: forward h is max(a, 0), and backward nothing passes where a is negative.':
+            lambda w, x, target: 2 * (w * x - target) * x,
+        'ReLU blocks the slope where a is negative, not where the slope is negative.':
+            lambda w, x, target: _relu_graph(w, x, target, relu=lambda a, slope: max(slope, 0.0)),
         'That is the loss itself, the result of the forward pass. The slope comes from the backward pass.':
             lambda w, x, target: (max(w * x, 0.0) - target)**2},
     hints=['Write the forward pass first: a = w * x, h = max(a, 0), loss = (h - target)**2.',
@@ -80,6 +86,8 @@ def slope_through_relu(w, x, target) -> float:
             lambda: (0.6, -0.06),
         'The steps use what .grad holds at the time: 0.2, then 0.4, then 0.6. Only the last one uses 0.6.':
             lambda: (0.6, -0.18),
+        'The numbers are right, but their order is (grad, weight).':
+            lambda: (-0.12, 0.6),
         'The sizes are right, but a step goes against the slope: a positive slope makes the weight smaller.':
             lambda: (0.6, 0.12),
         'That is the sum of the three sums. .grad holds 0.2, then 0.4, then 0.6.':
@@ -103,9 +111,9 @@ def forgotten_zero_grad() -> tuple[float, float]:
             lambda: 1 / 4,
         'With this rate |w| triples in each step. Did you use the slope 2 * w? The slope of 2 * w**2 is 4 * w.':
             lambda: 1.0,
-        'With this rate |w| grows. Did you use the loss in place of its slope? A step subtracts rate * 4 * w.':
+        'With this rate |w| grows to seven times its size in each step. The slope of 2 * w**2 is 4 * w.':
             lambda: 2.0,
-        'This rate still works, and it does not even overshoot. Try larger ones.': lambda: 0.1},
+        'With this rate w still comes nearer to 0 in each step. Try larger ones.': lambda: 0.1},
     hints=['Do a few steps by hand with the rates 0.1 and 1. What happens to the size of w?',
            'One step: w becomes w - rate * 4 * w = (1 - 4 * rate) * w. So each step multiplies w by the same factor.',
            'Below which rate is the factor between -1 and 1?'],
@@ -138,7 +146,11 @@ def _momentum(slopes, learning_rate, keep=0.9, new=1.0, sign=-1, late=False):
             lambda slopes, learning_rate: _momentum(slopes, learning_rate, new=0.1),
         'You step with the m of the step before. First bring m up to date, then step.':
             lambda slopes, learning_rate: _momentum(slopes, learning_rate, late=True),
-        'You walk uphill: a step subtracts.':
+        'You return after the first slope: move `return` out of the loop.':
+            lambda slopes, learning_rate: _momentum(slopes[:1], learning_rate),
+        'The learning rate is missing: the weight goes down by the learning rate times m.':
+            lambda slopes, learning_rate: _momentum(slopes, 1.0),
+        'The sign is wrong: a step goes against the slope, so it subtracts.':
             lambda slopes, learning_rate: _momentum(slopes, learning_rate, sign=1),
         'The old slopes must fade: multiply m by 0.9 before you add the new slope.':
             lambda slopes, learning_rate: _momentum(slopes, learning_rate, keep=1.0)},

@@ -30,7 +30,7 @@ def _stop(accuracies, patience, first=0, reference='best', equal_is_gain=False):
 
 @exercise(
     taught='04_training, "Remedy 1: stop in time"',
-    inputs=lambda: [([0.5, 0.6], 3), ([0.8, 0.9, 0.85, 0.87, 0.88, 0.95], 2), ([0.9, 0.9, 0.9, 0.95], 2),
+    inputs=lambda: [([0.5, 0.6], 3), ([0.5, 0.4, 0.6, 0.5, 0.7], 2), ([0.8, 0.9, 0.85, 0.87, 0.88, 0.95], 2), ([0.9, 0.9, 0.9, 0.95], 2),
                     ([0.5, 0.6, 0.7, 0.6, 0.7, 0.8, 0.7, 0.6, 0.5], 2)],
     mistakes={
         'You compare each epoch with the one before it. Compare it with the best epoch so far.':
@@ -44,7 +44,7 @@ def _stop(accuracies, patience, first=0, reference='best', equal_is_gain=False):
         'That is the best epoch. The run stops later, when the patience is used up.':
             lambda accuracies, patience: int(np.argmax(accuracies[:_stop(accuracies, patience)])) + 1},
     hints=['Go through the epochs and keep two numbers: the best accuracy so far and the epochs since then.',
-           'After an improvement the count starts at 0 again; otherwise add 1.',
+           'After an improvement the count starts at 0 again; otherwise add 1. Later epochs play no role.',
            '`enumerate(accuracies, 1)` counts from 1. Return the epoch when the count reaches `patience`.'])
 def early_stopping_by_hand(accuracies, patience):
     stopping = EarlyStopping(patience)
@@ -82,7 +82,7 @@ def dropout_by_hand(values, keep, p):
 # %% ../../nbs/exercises/04_training.ipynb #57a5f10a
 def _verdicts(callback, *runs):
     "What `stop` of a callback answers for each history; None if it answers nothing."
-    histories = [History(accuracy=list(accuracy), val_accuracy=list(valid)) for accuracy, valid in runs]
+    histories = [History(loss=[0.0] * len(accuracy), accuracy=list(accuracy), val_accuracy=list(valid)) for accuracy, valid in runs]
     answers = [callback().stop(SimpleNamespace(history=history)) for history in histories]
     return None if any(answer is None or answer is ... for answer in answers) else list(map(bool, answers))
 
